@@ -1,0 +1,1 @@
+"""Learned policies: training, evaluation, statistics and export."""

@@ -1,0 +1,1 @@
+"""The exported policy at work; it needs NumPy alone."""

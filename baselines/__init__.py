@@ -1,0 +1,1 @@
+"""Heuristic policies, one idea a file."""

@@ -1,0 +1,31 @@
+"""The names under which heuristic policies are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from conserve_gym.baselines.colocate import Colocate
+from conserve_gym.baselines.conserve import ConServe
+from conserve_gym.baselines.full_disagg import FullDisagg
+from conserve_gym.baselines.random_choice import RandomChoice
+from conserve_gym.policy import Policy, Reservation
+
+BASELINES: dict[str, Callable[[], Policy]] = {
+    "colocate": Colocate,
+    "colocate_oracle": lambda: Colocate(Reservation.ORACLE_PEAK),
+    "conserve": ConServe,
+    "conserve_oracle": lambda: ConServe(Reservation.ORACLE_PEAK),
+    "full_disagg": FullDisagg,
+    "random": RandomChoice,
+}
+
+
+def make_baseline(name: str) -> Policy:
+    """Return a heuristic policy by its name.
+
+    Raises:
+        KeyError: There is none of that name.
+    """
+    policy = BASELINES[name]()
+    policy.name = name
+    return policy

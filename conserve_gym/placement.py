@@ -1,0 +1,46 @@
+"""Placements: where a conversation is prefilled and decoded."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from conserve_gym.fleet import Fleet
+
+
+class Placement(NamedTuple):
+    """Where a conversation runs.
+
+    Attributes:
+        prefill_at: Engine that prefills the first turn.
+        decode_at: Engine that decodes every turn and keeps the conversation's KV cache.
+        offload_above: Number of new tokens from which a *later* turn is prefilled at
+            ``prefill_at`` and its KV cache moved to ``decode_at``. Infinity: later turns stay
+            where they are decoded (ConServe); 0: every turn is disaggregated.
+    """
+
+    prefill_at: int
+    decode_at: int
+    offload_above: float = math.inf
+
+    @property
+    def disaggregates(self) -> bool:
+        """Whether the first turn is prefilled away from where it is decoded."""
+        return self.prefill_at != self.decode_at
+
+    def offloads(self, turn: int, new_tokens: int) -> bool:
+        """Whether a turn's prompt is prefilled away from where it is decoded."""
+        return self.disaggregates and (turn == 0 or new_tokens >= self.offload_above)
+
+
+def candidates(fleet: Fleet) -> tuple[Placement, ...]:
+    """List every pair of engines that the roles allow, in a fixed order.
+
+    Returns:
+        For each engine that decodes: colocation there, then every engine that prefills for it.
+    """
+    return tuple(
+        Placement(prefill_at, decode_at)
+        for decode_at in fleet.decoders
+        for prefill_at in (decode_at, *fleet.prefillers_for(decode_at))
+    )

@@ -1,0 +1,62 @@
+"""The one interface of heuristic and learned policies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from conserve_gym.observation import Observation
+from conserve_gym.placement import Placement
+
+
+class Reservation(StrEnum):
+    """How much KV the door counts as taken by a conversation that it has let in.
+
+    NONE opens the door at once and leaves memory to the engines. PER_TURN counts what the
+    conversation is known to hold, and grows with every turn seen. ORACLE_PEAK counts what it
+    will hold at its end: no scheduler can know that.
+    """
+
+    NONE = "none"
+    PER_TURN = "per_turn"
+    ORACLE_PEAK = "oracle_peak"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """How an arm runs the GPUs that it is given.
+
+    Attributes:
+        all_mixed: Every engine prefills and decodes, whatever role the cluster gives it.
+        reservation: How the door counts KV.
+        decides_every_turn: Every turn passes the door and keeps no KV cache between turns,
+            instead of pinning the conversation.
+    """
+
+    all_mixed: bool = False
+    reservation: Reservation = Reservation.PER_TURN
+    decides_every_turn: bool = False
+
+    @property
+    def sees_future(self) -> bool:
+        """Whether the deployment uses what no scheduler can know at decision time."""
+        return self.reservation is Reservation.ORACLE_PEAK
+
+
+class Policy(Protocol):
+    """Chooses a placement for the conversation at the door.
+
+    Attributes:
+        name: How the policy is called in tables.
+        deployment: How it runs the GPUs.
+    """
+
+    name: str
+    deployment: Deployment
+
+    def reset(self, seed: int) -> None:
+        """Forget earlier episodes; draw any randomness from ``seed``."""
+
+    def decide(self, observation: Observation) -> Placement:
+        """Choose where the conversation runs."""

@@ -1,0 +1,119 @@
+"""From Hydra's configuration to the objects of an episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from conserve_gym.envs.reward import RewardWeights
+from conserve_gym.envs.serving.cluster_spec import ClusterSpec
+from conserve_gym.envs.workloads.arrivals import Arrivals
+from conserve_gym.envs.workloads.conversation import WorkloadError
+from conserve_gym.envs.workloads.workload import Workload
+from conserve_gym.policy import Reservation
+
+T = TypeVar("T")
+
+
+class ConfigurationError(ValueError):
+    """A configuration that cannot be used; the message names key and value."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Everything that an environment or an evaluation runs on.
+
+    Attributes:
+        cluster: The engines and what connects them.
+        workload: Where conversations come from.
+        arrivals: When they come.
+        reward: Weight of each reward term.
+        reservation: How the door of an environment counts KV.
+    """
+
+    cluster: ClusterSpec
+    workload: Workload
+    arrivals: Arrivals
+    reward: RewardWeights
+    reservation: Reservation
+
+
+def scenario(config: DictConfig) -> Scenario:
+    """Build a scenario from the groups of a composed configuration.
+
+    Raises:
+        ConfigurationError: A key or value is not right.
+        WorkloadError: The workload or its arrivals cannot be used.
+    """
+    return Scenario(
+        cluster=validated(ClusterSpec, config.cluster, "cluster"),
+        workload=_instantiated(config.workload, "workload"),
+        arrivals=_instantiated(config.arrivals, "arrivals"),
+        reward=validated(RewardWeights, config.reward, "reward"),
+        reservation=validated(Reservation, config.reservation, "reservation"),
+    )
+
+
+def load_scenario(overrides: Sequence[str] = ()) -> Scenario:
+    """Build a scenario from the packaged configuration without a Hydra application.
+
+    Args:
+        overrides: As on the command line: ``["cluster=a40_4mixed", "arrivals.rate=1.5"]``.
+
+    Raises:
+        ConfigurationError: A key or value is not right.
+    """
+    try:
+        if GlobalHydra.instance().is_initialized():
+            return scenario(hydra.compose("scenario", list(overrides)))
+        with hydra.initialize_config_module("conserve_gym.conf", version_base="1.3"):
+            return scenario(hydra.compose("scenario", list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(_first_lines(error)) from None
+
+
+def validated(kind: type[T], section: Any, name: str) -> T:
+    """Build a validated object from a part of a configuration.
+
+    Raises:
+        ConfigurationError: The message names each key that is wrong, and its value.
+    """
+    try:
+        data = OmegaConf.to_container(section, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(_first_lines(error)) from None
+    except ValueError:
+        data = section  # a plain value, not a group
+    try:
+        return TypeAdapter(kind).validate_python(data)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join([name, *map(str, problem['loc'])])}: {problem['msg']}"
+            + (f", found {problem['input']!r}" if problem["loc"] else "")
+            for problem in error.errors(include_url=False)
+        ]
+        raise ConfigurationError("; ".join(problems)) from None
+
+
+def _instantiated(section: DictConfig, name: str) -> Any:
+    try:
+        return instantiate(section, _convert_="all")
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(_first_lines(error)) from None
+    except HydraException as error:
+        if isinstance(error.__cause__, WorkloadError):
+            raise error.__cause__ from None
+        raise ConfigurationError(f"{name}: {_first_lines(error)}") from None
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split("\n    ")[0].split())

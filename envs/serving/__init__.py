@@ -1,0 +1,1 @@
+"""The calibrated GPU serving model; it knows nothing of policies or of Gymnasium."""

@@ -1,0 +1,283 @@
+"""A cluster that plays conversations in a closed loop and writes the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import simpy
+
+from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
+from conserve_gym.envs.serving.door import Door
+from conserve_gym.envs.serving.engine import Engine, Request
+from conserve_gym.envs.serving.link import Link
+from conserve_gym.envs.workloads.conversation import Conversation
+from conserve_gym.ledger import (
+    ConversationEnded,
+    FirstToken,
+    KvMoved,
+    Ledger,
+    Metered,
+    Placed,
+    Prefilled,
+    TurnArrived,
+    TurnFinished,
+)
+from conserve_gym.observation import Observation, Observer
+from conserve_gym.placement import Placement
+from conserve_gym.policy import Deployment
+
+
+class Cluster:
+    """Engines, links and a door, from the first arrival to the last token.
+
+    ``advance`` runs until a conversation stands at the open door; ``place`` says where it goes.
+
+    Args:
+        spec: What the cluster is made of.
+        deployment: How the arm runs it.
+        conversations: The workload, in order of arrival.
+
+    Attributes:
+        ledger: What a scheduler has seen happen.
+        fleet: Roles and capacities of the engines.
+        engines: The engines; no policy may look into them.
+
+    Raises:
+        ClusterError: A conversation does not fit into the KV pools.
+    """
+
+    def __init__(
+        self, spec: ClusterSpec, deployment: Deployment, conversations: Sequence[Conversation]
+    ) -> None:
+        """Build the engines and let the first conversation come."""
+        self.spec = spec
+        self.conversations = conversations
+        self.ledger = Ledger()
+        self.fleet = spec.fleet(deployment)
+        self._deployment = deployment
+        self._check_room()
+        self._clock = simpy.Environment()
+        self.engines = [
+            Engine(
+                self._clock,
+                spec.hardware[engine.hardware],
+                kv_capacity_tokens=engine.kv_capacity_tokens,
+                block_tokens=engine.block_tokens,
+                token_budget=engine.token_budget,
+                max_sequences=engine.max_sequences,
+                listener=self,
+            )
+            for engine in spec.deployed(deployment)
+        ]
+        self._links = [Link(spec.link) for _ in self.engines]
+        self.observer = Observer(self.ledger, self.fleet, deployment.decides_every_turn)
+        self._door = Door(self.fleet, deployment.reservation, self.observer)
+        self._door_changed = False
+        self._placements: dict[int, Placement] = {}
+        self._without_room: set[int] = set()  # prefill engines with prompts that found no room
+        self._arrived = 0
+        self._ended = 0
+        self._schedule_arrival()
+
+    # --- the clock ---
+
+    @property
+    def now(self) -> float:
+        """Seconds since the start."""
+        return self._clock.now
+
+    def advance(self) -> bool:
+        """Run until a conversation stands at the open door.
+
+        Returns:
+            Whether one does; False when every conversation has ended.
+        """
+        clock = self._clock
+        while True:
+            if self._door_changed:
+                if self._door.is_open():
+                    return True
+                self._door_changed = False
+            if self._ended == len(self.conversations):
+                return False
+            clock.step()
+
+    def observe(self) -> Observation:
+        """Return what a policy may see of the conversation at the open door, or of the end."""
+        if self._ended == len(self.conversations):
+            return self.observer.blank(self.now)
+        return self._door.observe(self.now)
+
+    def place(self, placement: Placement) -> None:
+        """Let the conversation at the door in.
+
+        Raises:
+            ValueError: The roles do not allow the placement.
+        """
+        prefill_at, decode_at, offload_above = placement
+        if decode_at not in self.fleet.decoders:
+            raise ValueError(f"{placement}: engine {decode_at} does not decode")
+        if prefill_at != decode_at and prefill_at not in self.fleet.prefillers_for(decode_at):
+            raise ValueError(f"{placement}: engine {prefill_at} does not prefill for others")
+        head = self._door.admit(decode_at)
+        self._placements[head.conversation] = placement
+        self.ledger.append(
+            Placed(self.now, head.conversation, head.turn, prefill_at, decode_at, offload_above)
+        )
+        self._dispatch(head.conversation, head.turn)
+
+    def meter(self) -> float:
+        """Read the energy counters into the ledger and return their sum in joules."""
+        joules = sum(sum(engine.energy_j().values()) for engine in self.engines)
+        self.ledger.append(Metered(self.now, joules))
+        return joules
+
+    # --- the life of a conversation ---
+
+    def _schedule_arrival(self) -> None:
+        if self._arrived < len(self.conversations):
+            delay = self.conversations[self._arrived].arrival_s - self.now
+            self._clock.timeout(max(delay, 0.0)).callbacks.append(self._on_arrival)
+
+    def _on_arrival(self, _: simpy.Event) -> None:
+        conversation = self._arrived
+        self._arrived += 1
+        self._schedule_arrival()
+        self._start_turn(conversation, 0)
+
+    def _start_turn(self, conversation: int, turn: int) -> None:
+        plan = self.conversations[conversation]
+        input_tokens, new_tokens, _, _ = plan.turns[turn]
+        self.ledger.append(TurnArrived(self.now, conversation, turn, input_tokens, new_tokens))
+        if turn and not self._deployment.decides_every_turn:
+            self._dispatch(conversation, turn)
+        else:
+            self._door.enqueue(conversation, turn, input_tokens, plan.peak_tokens)
+            self._door_changed = True
+
+    def _dispatch(self, conversation: int, turn: int) -> None:
+        input_tokens, new_tokens, output_tokens, _ = self.conversations[conversation].turns[turn]
+        placement = self._placements[conversation]
+        decoder = self.engines[placement.decode_at]
+        if placement.offloads(turn, new_tokens):
+            decoder.drop(conversation)
+            prompt = Request(conversation, turn, input_tokens, 0, 0)
+            self.engines[placement.prefill_at].submit(prompt)
+        else:
+            reusable_tokens = input_tokens - new_tokens
+            decoder.submit(
+                Request(conversation, turn, input_tokens, reusable_tokens, output_tokens)
+            )
+
+    # --- what engines report ---
+
+    def reserves(self, request: Request) -> bool:
+        """Set memory aside where a prompt will be decoded, before it is computed elsewhere."""
+        placement = self._placements[request.conversation]
+        decoder = self.engines[placement.decode_at]
+        if decoder.reserve(request.conversation, request.input_tokens - 1):
+            return True
+        self._without_room.add(placement.prefill_at)
+        return False
+
+    def on_prefilled(self, request: Request) -> None:
+        """Send the KV of a prompt to the engine that decodes it."""
+        source = self._placements[request.conversation].prefill_at
+        self.ledger.append(
+            Prefilled(
+                self.now,
+                request.conversation,
+                request.turn,
+                source,
+                request.input_tokens,
+                request.started_s - request.submitted_s,
+            )
+        )
+        seconds = self._links[source].send(self.now, request.input_tokens)
+        moved = self._clock.timeout(seconds, value=(request, seconds))
+        moved.callbacks.append(self._on_kv_moved)
+
+    def _on_kv_moved(self, event: simpy.Event) -> None:
+        prompt, seconds = cast(tuple[Request, float], event.value)
+        conversation, turn, tokens = prompt.conversation, prompt.turn, prompt.input_tokens
+        source, target, _ = self._placements[conversation]
+        self.ledger.append(KvMoved(self.now, conversation, turn, source, target, tokens, seconds))
+        output_tokens = self.conversations[conversation].turns[turn].output_tokens
+        self.engines[source].release(prompt)
+        self.engines[target].deliver(Request(conversation, turn, tokens, 0, output_tokens))
+        self._room_freed()
+
+    def on_first_token(self, request: Request) -> None:
+        """Write the first token of a turn down."""
+        conversation = request.conversation
+        decode_at = self._placements[conversation].decode_at
+        self.ledger.append(FirstToken(self.now, conversation, request.turn, decode_at))
+
+    def on_turn_finished(self, request: Request) -> bool:
+        """Write a turn down; the next one follows after its gap.
+
+        Returns:
+            Whether the engine keeps the conversation's KV.
+        """
+        conversation, turn = request.conversation, request.turn
+        self.ledger.append(
+            TurnFinished(
+                self.now,
+                conversation,
+                turn,
+                self._placements[conversation].decode_at,
+                request.input_tokens,
+                request.cached_tokens,
+                request.output_tokens,
+            )
+        )
+        self._room_freed()
+        self._door_changed = True
+        turns = self.conversations[conversation].turns
+        every_turn = self._deployment.decides_every_turn
+        last = turn + 1 == len(turns)
+        if last or every_turn:
+            self._door.leave(conversation)
+        if last:
+            self.ledger.append(ConversationEnded(self.now, conversation, len(turns)))
+            self._ended += 1
+            return False
+        return not every_turn
+
+    def after_turn(self, request: Request) -> None:
+        """Let the conversation's next turn come after its gap."""
+        conversation, turn = request.conversation, request.turn + 1
+        turns = self.conversations[conversation].turns
+        if turn == len(turns):
+            return
+        if turns[turn].gap_s == 0.0:
+            self._start_turn(conversation, turn)
+        else:
+            gap = self._clock.timeout(turns[turn].gap_s, value=(conversation, turn))
+            gap.callbacks.append(self._on_gap_over)
+
+    def _on_gap_over(self, event: simpy.Event) -> None:
+        conversation, turn = cast(tuple[int, int], event.value)
+        self._start_turn(conversation, turn)
+
+    def _room_freed(self) -> None:
+        """Let prefill engines look again, once what is under way now has settled."""
+        if self._without_room:
+            self._clock.timeout(0.0).callbacks.append(self._nudge)
+
+    def _nudge(self, _: simpy.Event) -> None:
+        engines, self._without_room = self._without_room, set()
+        for engine in sorted(engines):
+            self.engines[engine].nudge()
+
+    def _check_room(self) -> None:
+        smallest = min(self.fleet.kv_capacity_tokens)
+        for i, conversation in enumerate(self.conversations):
+            if not conversation.turns:
+                raise ClusterError(f"conversation {i} has no turns")
+            if conversation.peak_tokens > smallest:
+                raise ClusterError(
+                    f"conversation {i} grows to {conversation.peak_tokens} tokens, more than the "
+                    f"smallest KV pool of cluster {self.spec.name!r}, {smallest} tokens"
+                )

@@ -1,0 +1,100 @@
+"""What a cluster is made of: engines with roles and tiers, and the link between them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import PositiveInt
+from pydantic.dataclasses import dataclass
+
+from conserve_gym.envs.serving.hardware import STRICT, Hardware
+from conserve_gym.envs.serving.link import LinkSpec
+from conserve_gym.fleet import Fleet, Role
+from conserve_gym.policy import Deployment
+
+
+class ClusterError(ValueError):
+    """A cluster that cannot serve its workload."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class EngineSpec:
+    """``count`` engines of one kind.
+
+    Attributes:
+        role: What they are deployed for.
+        hardware: Name of their tier in ``ClusterSpec.hardware``.
+        count: How many.
+        token_budget: Tokens that a step may carry (``max_num_batched_tokens``).
+        max_sequences: Turns that may run at once (``max_num_seqs``).
+        kv_capacity_tokens: Size of the KV pool.
+        block_tokens: Tokens in a KV block.
+    """
+
+    role: Role
+    hardware: str
+    count: PositiveInt
+    token_budget: PositiveInt
+    max_sequences: PositiveInt
+    kv_capacity_tokens: PositiveInt
+    block_tokens: PositiveInt
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClusterSpec:
+    """A cluster.
+
+    Attributes:
+        name: How it is called in tables.
+        hardware: Tiers by name.
+        engines: Groups of engines, in the order of their indices.
+        link: Law of KV moves between engines.
+        mixed_token_budget: Token budget of every engine where an arm makes all of them mixed.
+        standalone: Tier whose lone engine normalises latencies.
+
+    Raises:
+        ValueError: A tier has no entry in ``hardware``, or no engine decodes.
+    """
+
+    name: str
+    hardware: dict[str, Hardware]
+    engines: tuple[EngineSpec, ...]
+    link: LinkSpec
+    mixed_token_budget: PositiveInt
+    standalone: str
+
+    def __post_init__(self) -> None:
+        """Check the parts against each other."""
+        for name in (self.standalone, *(engine.hardware for engine in self.engines)):
+            if name not in self.hardware:
+                raise ValueError(f"hardware {name!r} is none of {', '.join(self.hardware)}")
+        for engine in self.engines:
+            if engine.kv_capacity_tokens < engine.block_tokens:
+                raise ValueError(
+                    f"kv_capacity_tokens={engine.kv_capacity_tokens} holds no block of "
+                    f"{engine.block_tokens} tokens"
+                )
+        if not any(engine.role.decodes for engine in self.engines):
+            roles = [str(engine.role) for engine in self.engines]
+            raise ValueError(
+                f"no engine decodes: engines have roles {roles}; at least one must be 'decode' "
+                "or 'mixed'"
+            )
+
+    def deployed(self, deployment: Deployment) -> list[EngineSpec]:
+        """Return one entry an engine, with the roles that an arm gives them."""
+        engines = [replace(group, count=1) for group in self.engines for _ in range(group.count)]
+        if not deployment.all_mixed:
+            return engines
+        return [
+            replace(engine, role=Role.MIXED, token_budget=self.mixed_token_budget)
+            for engine in engines
+        ]
+
+    def fleet(self, deployment: Deployment) -> Fleet:
+        """Return what a router knows of the engines."""
+        engines = self.deployed(deployment)
+        return Fleet(
+            tuple(engine.role for engine in engines),
+            tuple(engine.kv_capacity_tokens for engine in engines),
+        )

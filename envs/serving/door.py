@@ -1,0 +1,111 @@
+"""The door: conversations wait here, first come first served, until an engine has room for them."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+
+from conserve_gym.fleet import Fleet
+from conserve_gym.observation import Observation, Observer
+from conserve_gym.policy import Reservation
+
+
+class Waiting(NamedTuple):
+    """A turn at the door.
+
+    Attributes:
+        conversation: Identifier.
+        turn: Index of the turn.
+        footprint_tokens: KV that it asks for.
+    """
+
+    conversation: int
+    turn: int
+    footprint_tokens: int
+
+
+class Door:
+    """Counts KV as a router does, and opens for the first conversation that fits somewhere.
+
+    With ``Reservation.PER_TURN`` it counts what the ledger says that conversations hold. With
+    ``Reservation.ORACLE_PEAK`` it counts what they will hold at their end.
+
+    Args:
+        fleet: Roles and capacities of the engines.
+        reservation: How KV is counted.
+        observer: Reader of the ledger.
+    """
+
+    def __init__(self, fleet: Fleet, reservation: Reservation, observer: Observer) -> None:
+        """Start with nobody waiting."""
+        self._fleet = fleet
+        self._reservation = reservation
+        self._observer = observer
+        self._queue: deque[Waiting] = deque()
+        self._peaks: dict[int, tuple[int, int]] = {}  # conversation: engine, tokens
+        self._peak_tokens = [0] * len(fleet.roles)
+
+    def __len__(self) -> int:
+        """Return how many turns wait."""
+        return len(self._queue)
+
+    @property
+    def head(self) -> Waiting:
+        """The turn that is first in line."""
+        return self._queue[0]
+
+    def enqueue(self, conversation: int, turn: int, known_tokens: int, peak_tokens: int) -> None:
+        """Let a turn wait; which of the two counts is its footprint depends on the reservation."""
+        footprint = {
+            Reservation.NONE: 0,
+            Reservation.PER_TURN: known_tokens,
+            Reservation.ORACLE_PEAK: peak_tokens,
+        }[self._reservation]
+        self._queue.append(Waiting(conversation, turn, footprint))
+
+    def is_open(self) -> bool:
+        """Return whether the head of the line fits on some engine that decodes."""
+        if not self._queue:
+            return False
+        footprint = self._queue[0].footprint_tokens
+        if not footprint:
+            return True
+        if self._reservation is Reservation.PER_TURN:
+            self._observer.update()
+        return any(
+            self._fleet.kv_capacity_tokens[engine] - self._taken(engine) >= footprint
+            for engine in self._fleet.decoders
+        )
+
+    def observe(self, now: float) -> Observation:
+        """Return what a policy may see with the head of the line at the door."""
+        head = self._queue[0]
+        oracle = self._reservation is Reservation.ORACLE_PEAK
+        return self._observer.observe(
+            now,
+            head.conversation,
+            head.turn,
+            taken_kv_tokens=np.array(self._peak_tokens, dtype=np.float64) if oracle else None,
+            footprint_tokens=head.footprint_tokens,
+        )
+
+    def admit(self, decode_at: int) -> Waiting:
+        """Let the head of the line in, pinned to an engine."""
+        head = self._queue.popleft()
+        if self._reservation is Reservation.ORACLE_PEAK:
+            self._peaks[head.conversation] = (decode_at, head.footprint_tokens)
+            self._peak_tokens[decode_at] += head.footprint_tokens
+        return head
+
+    def leave(self, conversation: int) -> None:
+        """Count a conversation's KV as free again."""
+        if conversation in self._peaks:
+            engine, tokens = self._peaks.pop(conversation)
+            self._peak_tokens[engine] -= tokens
+
+    def _taken(self, engine: int) -> int:
+        if self._reservation is Reservation.ORACLE_PEAK:
+            return self._peak_tokens[engine]
+        return self._observer.kv_known_tokens(engine)

@@ -1,0 +1,510 @@
+"""One engine: continuous batching with chunked prefill on a block-granular KV pool.
+
+Each step carries one token of every decoding sequence and fills the rest of the token budget
+with prompt chunks, first come first served, as vLLM's V1 scheduler does. A step with prompt
+tokens is one event. Between two changes of the batch, steps of decodes only follow a closed
+form, so a whole run of them is one event, cut at a step boundary when something arrives; the
+result is that of stepping one by one.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import Protocol
+
+import simpy
+
+from conserve_gym.envs.serving.hardware import Hardware
+from conserve_gym.envs.serving.kv_cache import KvCache
+from conserve_gym.envs.serving.power import StepEnergy
+from conserve_gym.envs.serving.step_time import DecodeRun, StepTime
+
+
+class Request:
+    """One turn at one engine.
+
+    Args:
+        conversation: Identifier.
+        turn: Index of the turn.
+        input_tokens: Length of the full prompt.
+        reusable_tokens: Prefix of the prompt that the conversation's own old KV covers.
+        output_tokens: Tokens to generate; 0 when the prompt is computed for another engine.
+
+    Attributes:
+        cached_tokens: Part of the prompt that was found in the KV pool, or moved there.
+        submitted_s: When it reached the engine.
+        started_s: When its first step began.
+    """
+
+    __slots__ = (
+        "cached_tokens",
+        "chunk",
+        "computed",
+        "conversation",
+        "generated",
+        "input_tokens",
+        "output_tokens",
+        "reusable_tokens",
+        "shift",
+        "started_s",
+        "submitted_s",
+        "turn",
+    )
+
+    def __init__(
+        self,
+        conversation: int,
+        turn: int,
+        input_tokens: int,
+        reusable_tokens: int,
+        output_tokens: int,
+    ) -> None:
+        """Prepare a turn that has not reached the engine."""
+        self.conversation = conversation
+        self.turn = turn
+        self.input_tokens = input_tokens
+        self.reusable_tokens = reusable_tokens
+        self.output_tokens = output_tokens
+        self.cached_tokens = 0
+        self.generated = 0
+        self.computed = 0  # tokens of the prompt (and of what was generated) in the KV pool
+        self.chunk = 0  # prompt tokens in the step under way
+        self.shift = 0  # length in the KV pool less the engine's count of decode steps
+        self.submitted_s = 0.0
+        self.started_s = -1.0
+
+    @property
+    def to_compute(self) -> int:
+        """Tokens that must be in the KV pool before the next token can be sampled."""
+        return self.input_tokens + self.generated
+
+
+class EngineListener(Protocol):
+    """Who hears what happens in an engine: the cluster."""
+
+    def reserves(self, request: Request) -> bool:
+        """A prompt for another engine could start. Returns whether its KV has a place there."""
+
+    def on_prefilled(self, request: Request) -> None:
+        """A prompt is computed for another engine; its KV is held until ``release``."""
+
+    def on_first_token(self, request: Request) -> None:
+        """A turn's first token came out."""
+
+    def on_turn_finished(self, request: Request) -> bool:
+        """A turn's last token came out. Returns whether its KV stays for the next turn."""
+
+    def after_turn(self, request: Request) -> None:
+        """The finished turn's KV is parked or free."""
+
+
+class Engine:
+    """One GPU under an inference engine.
+
+    Args:
+        clock: Event queue that all engines share.
+        hardware: Tier, with the laws of time and power.
+        kv_capacity_tokens: Size of the KV pool.
+        block_tokens: Tokens in a KV block.
+        token_budget: Tokens that a step may carry (``max_num_batched_tokens``).
+        max_sequences: Turns that may run at once (``max_num_seqs``).
+        listener: Who hears what happens.
+
+    Attributes:
+        kv: The KV pool.
+        steps: Steps completed.
+        preemptions: Turns that lost their KV to older ones and were computed again.
+        joules: Energy used so far by phase; what is under way is not yet in.
+    """
+
+    def __init__(
+        self,
+        clock: simpy.Environment,
+        hardware: Hardware,
+        *,
+        kv_capacity_tokens: int,
+        block_tokens: int,
+        token_budget: int,
+        max_sequences: int,
+        listener: EngineListener,
+    ) -> None:
+        """Start idle and empty."""
+        self._clock = clock
+        self._time = StepTime(hardware)
+        self._energy = StepEnergy(hardware)
+        self._token_budget = token_budget
+        self._max_sequences = max_sequences
+        self._listener = listener
+        self.kv = KvCache(kv_capacity_tokens, block_tokens)
+        self.steps = 0
+        self.preemptions = 0
+        self.joules = {"prefill": 0.0, "mixed": 0.0, "decode": 0.0, "idle": 0.0}
+
+        self._waiting: deque[Request] = deque()
+        self._running: dict[Request, None] = {}  # in order of admission
+        self._prefilling: list[Request] = []
+        self._kv_arrived: list[Request] = []  # join the batch at the next step
+        self._unseen: list[Request] = []  # decoding, first token not out yet
+
+        # Decoding sequences all gain one token a step, so counters stand for the whole batch:
+        # a sequence's length is its shift plus the count of decode steps.
+        self._decode_steps = 0
+        self._finish: list[tuple[int, int, Request]] = []  # heap of (last step, tie-break, turn)
+        self._ties = 0
+        self._kv_read = 0  # sum of the sequences' lengths
+        self._by_phase = [0] * block_tokens  # sequences by shift modulo block
+
+        self._step_end: simpy.Event | None = None  # None: idle, or between two steps
+        self._between_steps = False
+        self._began_s = 0.0  # the step or run under way, or idleness
+        self._chunks: list[Request] = []  # turns with prompt tokens in the step under way
+        self._step_seconds = 0.0
+        self._step_joules = 0.0
+        self._phase = "prefill"
+        self._run: DecodeRun | None = None
+        self._run_steps = 0
+        self._run_grown = 0  # steps of the run whose blocks are taken
+
+    # --- what the cluster asks ---
+
+    def submit(self, request: Request) -> None:
+        """Queue a turn whose prompt is computed here."""
+        request.submitted_s = self._clock.now
+        self._waiting.append(request)
+        self._wake()
+
+    def nudge(self) -> None:
+        """Look again at a prompt that found no room for its KV elsewhere."""
+        if self._step_end is None:
+            self._wake()
+
+    def reserve(self, conversation: int, tokens: int) -> bool:
+        """Set memory aside for KV that will be moved here; returns False if there is none."""
+        self._settle()
+        if not self.kv.has_room_for(tokens):
+            return False
+        self.kv.activate(conversation, tokens, 0)
+        return True
+
+    def deliver(self, request: Request) -> None:
+        """Hand over a turn whose KV was moved to the memory set aside for it.
+
+        All tokens but the prompt's last have been moved: that one is computed here, to sample the
+        first output token.
+        """
+        request.submitted_s = self._clock.now
+        self._kv_arrived.append(request)
+        self._wake()
+
+    def release(self, request: Request) -> None:
+        """Give back the KV of a prompt that was computed for another engine."""
+        self._settle()
+        self.kv.free(request.input_tokens)
+        self._wake()
+
+    def drop(self, conversation: int) -> None:
+        """Give back the KV that an idle conversation still holds."""
+        self._settle()
+        self.kv.drop(conversation)
+
+    def energy_j(self) -> dict[str, float]:
+        """Return the joules used up to now, by phase."""
+        joules = dict(self.joules)
+        elapsed = self._clock.now - self._began_s
+        if self._step_end is None:
+            joules["idle"] += self._energy.idle_w * elapsed
+        elif self._run is not None:
+            joules["decode"] += self._run_energy(elapsed)
+        else:
+            joules[self._phase] += self._step_joules * (elapsed / self._step_seconds)
+        return joules
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no step is under way."""
+        return self._step_end is None
+
+    # --- the event loop of one engine ---
+
+    def _wake(self) -> None:
+        """Start a step if idle; cut a run of decode steps at its next boundary."""
+        if self._between_steps:
+            return
+        if self._step_end is None:
+            self._start_step()
+        elif self._run is not None:
+            self._cut()
+
+    def _cut(self) -> None:
+        run = self._run
+        assert run is not None
+        elapsed = self._clock.now - self._began_s
+        steps = run.steps_within(elapsed) + 1
+        if steps < self._run_steps:
+            self._run_steps = steps
+            self._schedule(run.elapsed(steps) - elapsed)
+
+    def _settle(self) -> None:
+        """Bring the KV pool up to the step under way, so that others may touch it."""
+        if self._run is not None and not self._between_steps:
+            self._cut()
+            self._grow_run()
+
+    def _schedule(self, seconds: float) -> None:
+        self._step_end = end = self._clock.timeout(seconds)
+        end.callbacks.append(self._on_step_end)
+
+    def _start_step(self) -> None:
+        now = self._clock.now
+        if self._step_end is None:
+            self.joules["idle"] += self._energy.idle_w * (now - self._began_s)
+        self._between_steps = True
+        self._join_kv_arrived()
+        preempted = self._grow_decodes()
+        sequences = len(self._finish)
+        budget = self._token_budget - sequences
+
+        chunks: list[Request] = []
+        prompt_tokens = context_tokens = 0
+        attended_tokens = 0.0
+        for request in self._next_prefills(admit=not preempted):
+            if budget <= 0:
+                break
+            chunk = min(request.to_compute - request.computed, budget)
+            request.chunk = chunk
+            chunks.append(request)
+            prompt_tokens += chunk
+            context_tokens += request.computed
+            attended_tokens += chunk * (request.computed + chunk / 2)
+            budget -= chunk
+
+        self._between_steps = False
+        self._began_s = now
+        self._chunks = chunks
+        if chunks:
+            self._run = None
+            seconds = self._time.with_prefill(
+                prompt_tokens, attended_tokens, sequences, self._kv_read
+            )
+            self._step_seconds = seconds
+            self._phase = "mixed" if sequences else "prefill"
+            self._step_joules = self._energy.with_prefill(
+                seconds,
+                prompt_tokens,
+                attended_tokens,
+                context_tokens,
+                sequences,
+                self._kv_read,
+            )
+            self._schedule(seconds)
+        elif sequences:
+            self._run = run = self._time.decode_run(sequences, self._kv_read)
+            self._run_grown = 1
+            self._run_steps = self._plan_run()
+            self._schedule(run.elapsed(self._run_steps))
+        else:
+            self._run = None
+            self._step_end = None
+
+    def _on_step_end(self, event: simpy.Event) -> None:
+        if event is not self._step_end:
+            return  # the run was cut
+        self._between_steps = True
+        if self._run is not None:
+            self._grow_run()
+            self.joules["decode"] += self._energy.of_run(
+                self._run, len(self._finish), self._kv_read, self._run_steps
+            )
+            self._end_decode_steps(self._run_steps)
+        else:
+            self.joules[self._phase] += self._step_joules
+            if self._finish:
+                self._end_decode_steps(1)
+            else:
+                self.steps += 1
+            for request in self._chunks:
+                self._end_chunk(request)
+        self._start_step()
+
+    # --- prompts ---
+
+    def _next_prefills(self, admit: bool) -> list[Request]:
+        """Return turns with prompt tokens to compute: those begun, then newly admitted ones."""
+        if not (admit and self._waiting):
+            return self._prefilling
+        budget = self._token_budget - len(self._finish)
+        budget -= sum(request.to_compute - request.computed for request in self._prefilling)
+        passed_over: list[Request] = []
+        while budget > 0 and self._waiting and len(self._running) < self._max_sequences:
+            request = self._waiting[0]
+            if not self.kv.has_room_for(request.to_compute):
+                break
+            self._waiting.popleft()
+            if not (request.output_tokens or self._listener.reserves(request)):
+                passed_over.append(request)
+                continue
+            budget -= self._admit(request)
+        self._waiting.extendleft(reversed(passed_over))
+        return self._prefilling
+
+    def _admit(self, request: Request) -> int:
+        """Take memory for a turn's prompt; returns how much of it is to be computed."""
+        request.computed = self.kv.activate(
+            request.conversation, request.to_compute, request.reusable_tokens
+        )
+        if request.started_s < 0.0:
+            request.started_s = self._clock.now
+            request.cached_tokens = request.computed
+        self._running[request] = None
+        self._prefilling.append(request)
+        return request.to_compute - request.computed
+
+    def _end_chunk(self, request: Request) -> None:
+        request.computed += request.chunk
+        if request.computed < request.to_compute:
+            return
+        self._prefilling.remove(request)
+        if not request.output_tokens:
+            del self._running[request]
+            self._listener.on_prefilled(request)
+            return
+        request.generated += 1
+        if request.generated == 1:
+            self._listener.on_first_token(request)
+        if request.generated == request.output_tokens:
+            self._end_turn(request, request.computed)
+        else:
+            self._join_decodes(request, request.computed)
+
+    # --- turns that are prefilled elsewhere ---
+
+    def _join_kv_arrived(self) -> None:
+        for request in self._kv_arrived:
+            request.cached_tokens = request.input_tokens - 1
+            self._running[request] = None
+            self._unseen.append(request)
+            self._join_decodes(request, request.input_tokens - 1)
+        self._kv_arrived.clear()
+
+    # --- decodes ---
+
+    def _join_decodes(self, request: Request, length: int) -> None:
+        request.shift = length - self._decode_steps
+        self._kv_read += length
+        self._by_phase[request.shift % self.kv.block_tokens] += 1
+        last_step = self._decode_steps + request.output_tokens - request.generated
+        self._ties += 1
+        heapq.heappush(self._finish, (last_step, self._ties, request))
+
+    def _leave_decodes(self, request: Request) -> int:
+        length = request.shift + self._decode_steps
+        self._kv_read -= length
+        self._by_phase[request.shift % self.kv.block_tokens] -= 1
+        return length
+
+    def _end_decode_steps(self, steps: int) -> None:
+        self.steps += steps
+        self._decode_steps += steps
+        self._kv_read += steps * len(self._finish)
+        if self._unseen:
+            for request in self._unseen:
+                self._listener.on_first_token(request)
+            self._unseen.clear()
+        while self._finish and self._finish[0][0] <= self._decode_steps:
+            request = heapq.heappop(self._finish)[2]
+            self._end_turn(request, self._leave_decodes(request))
+
+    def _end_turn(self, request: Request, length: int) -> None:
+        del self._running[request]
+        if self._listener.on_turn_finished(request):
+            self.kv.park(request.conversation, length)
+        else:
+            self.kv.free(length)
+        self._listener.after_turn(request)
+
+    # --- KV blocks of decodes ---
+
+    def _blocks_for(self, first_step: int, steps: int) -> int:
+        """Return blocks that the batch needs for ``steps`` steps, ``first_step`` from now on.
+
+        A sequence takes a block when its length is a multiple of the block size.
+        """
+        size = self.kv.block_tokens
+        cycles, rest = divmod(steps, size)
+        blocks = cycles * len(self._finish)
+        start = self._decode_steps + first_step
+        for step in range(start, start + rest):
+            blocks += self._by_phase[-step % size]
+        return blocks
+
+    def _grow_decodes(self) -> bool:
+        """Take the blocks that the next step needs; preempt the youngest turns if there are none.
+
+        Returns:
+            Whether a turn was preempted.
+        """
+        preempted = False
+        while self._finish:
+            blocks = self._by_phase[-self._decode_steps % self.kv.block_tokens]
+            if blocks <= self.kv.available_blocks:
+                self.kv.grow(blocks)
+                break
+            # A prompt for another engine needs no more blocks and ends by itself.
+            self._preempt(next(r for r in reversed(self._running) if r.output_tokens))
+            preempted = True
+        return preempted
+
+    def _grow_run(self) -> None:
+        self.kv.grow(self._blocks_for(self._run_grown, self._run_steps - self._run_grown))
+        self._run_grown = self._run_steps
+
+    def _plan_run(self) -> int:
+        """Return how many decode steps can run before the batch or its memory changes."""
+        if self._unseen:
+            return 1
+        steps = self._finish[0][0] - self._decode_steps
+        available = self.kv.available_blocks
+        size = self.kv.block_tokens
+        if (steps // size + 1) * len(self._finish) <= available:
+            return steps
+        cycles = min((steps - 1) // size, available // len(self._finish))
+        planned = 1 + cycles * size
+        left = available - cycles * len(self._finish)
+        while planned < steps:
+            left -= self._by_phase[-(self._decode_steps + planned) % size]
+            if left < 0:
+                break
+            planned += 1
+        return planned
+
+    def _preempt(self, request: Request) -> None:
+        """Take a turn's KV; it waits at the head of the queue and is computed again."""
+        del self._running[request]
+        if request in self._prefilling:
+            self._prefilling.remove(request)
+            self.kv.free(request.to_compute)
+        else:
+            index = next(i for i, entry in enumerate(self._finish) if entry[2] is request)
+            last_step = self._finish.pop(index)[0]
+            heapq.heapify(self._finish)
+            request.generated = request.output_tokens - (last_step - self._decode_steps)
+            self.kv.free(self._leave_decodes(request))
+            if request in self._unseen:
+                self._unseen.remove(request)
+        request.reusable_tokens = 0
+        self.preemptions += 1
+        self._waiting.appendleft(request)
+
+    def _run_energy(self, elapsed: float) -> float:
+        """Return the joules of a run up to ``elapsed``; the step under way counts pro rata."""
+        run = self._run
+        assert run is not None
+        sequences = len(self._finish)
+        complete = min(run.steps_within(elapsed), self._run_steps)
+        joules = self._energy.of_run(run, sequences, self._kv_read, complete)
+        if complete < self._run_steps:
+            began, ends = run.elapsed(complete), run.elapsed(complete + 1)
+            step = self._energy.of_run(run, sequences, self._kv_read, complete + 1) - joules
+            joules += step * (elapsed - began) / (ends - began)
+        return joules

@@ -1,0 +1,115 @@
+"""A block-granular KV pool: active conversations hold blocks, idle ones keep theirs until evicted.
+
+Tokens live in blocks of a fixed size. A conversation is *active* while a turn of it is on the
+engine and *idle* between turns. Idle conversations are evicted least recently used first, each
+from its tail, as vLLM frees cached blocks; what is left of a prefix can still be reused.
+"""
+
+from __future__ import annotations
+
+
+class KvCache:
+    """KV pool of one engine.
+
+    Args:
+        capacity_tokens: Size of the pool.
+        block_tokens: Tokens in a block.
+
+    Attributes:
+        used_blocks: Blocks that are taken, by active and idle conversations.
+        allocated_blocks: Blocks ever taken.
+        freed_blocks: Blocks ever given back; equals ``allocated_blocks`` once all have ended.
+        evicted_blocks: Of these, taken from idle conversations under pressure.
+    """
+
+    def __init__(self, capacity_tokens: int, block_tokens: int) -> None:
+        """Start with an empty pool."""
+        self.block_tokens = block_tokens
+        self.capacity_blocks = capacity_tokens // block_tokens
+        self.used_blocks = 0
+        self.allocated_blocks = 0
+        self.freed_blocks = 0
+        self.evicted_blocks = 0
+        self._idle: dict[int, int] = {}  # conversation: tokens; least recently used first
+        self._idle_blocks = 0
+
+    def blocks(self, tokens: int) -> int:
+        """Return how many blocks hold ``tokens``."""
+        return -(-tokens // self.block_tokens)
+
+    @property
+    def available_blocks(self) -> int:
+        """Blocks that an active conversation can get: free ones and evictable ones."""
+        return self.capacity_blocks - self.used_blocks + self._idle_blocks
+
+    def idle_tokens(self, conversation: int) -> int:
+        """Return the tokens that an idle conversation still holds."""
+        return self._idle.get(conversation, 0)
+
+    def has_room_for(self, tokens: int) -> bool:
+        """Return whether a conversation that is not active can get room for ``tokens``."""
+        return self.blocks(tokens) <= self.available_blocks
+
+    def activate(self, conversation: int, tokens: int, reusable_tokens: int) -> int:
+        """Make a conversation active with room for ``tokens``; there must be that room.
+
+        Args:
+            conversation: Identifier.
+            tokens: Tokens that it needs room for.
+            reusable_tokens: Prefix of its old KV that is still valid.
+
+        Returns:
+            Tokens of the prefix that are cached: whole blocks only, and fewer than ``tokens``,
+            because the last token is always computed.
+        """
+        resident = self._idle.pop(conversation, 0)
+        resident_blocks = self.blocks(resident)
+        cached = max(min(resident, reusable_tokens, tokens - 1), 0) // self.block_tokens
+        self._idle_blocks -= resident_blocks
+        self._free(resident_blocks - cached)
+        self._take(self.blocks(tokens) - cached)
+        return cached * self.block_tokens
+
+    def grow(self, blocks: int) -> None:
+        """Take blocks for active conversations; there must be as many ``available_blocks``."""
+        if blocks:
+            self._take(blocks)
+
+    def park(self, conversation: int, tokens: int) -> None:
+        """Make an active conversation idle; it holds ``tokens``, in ``blocks(tokens)`` blocks."""
+        self._idle[conversation] = tokens
+        self._idle_blocks += self.blocks(tokens)
+
+    def free(self, tokens: int) -> None:
+        """Give back the blocks of an active conversation that holds ``tokens``."""
+        self._free(self.blocks(tokens))
+
+    def drop(self, conversation: int) -> None:
+        """Give back what an idle conversation holds, if anything."""
+        tokens = self._idle.pop(conversation, 0)
+        blocks = self.blocks(tokens)
+        self._idle_blocks -= blocks
+        self._free(blocks)
+
+    def _take(self, blocks: int) -> None:
+        self.used_blocks += blocks
+        self.allocated_blocks += blocks
+        while self.used_blocks > self.capacity_blocks:
+            self._evict(self.used_blocks - self.capacity_blocks)
+
+    def _evict(self, blocks: int) -> None:
+        """Take up to ``blocks`` from the tail of the least recently used idle conversation."""
+        conversation, tokens = next(iter(self._idle.items()))
+        held = self.blocks(tokens)
+        taken = min(held, blocks)
+        if taken == held:
+            del self._idle[conversation]
+        else:
+            self._idle[conversation] = (held - taken) * self.block_tokens
+        self._idle_blocks -= taken
+        self.evicted_blocks += taken
+        self._free(taken)
+
+    def _free(self, blocks: int) -> None:
+        self.used_blocks -= blocks
+        self.freed_blocks += blocks

@@ -1,0 +1,125 @@
+"""How long a step of an engine takes, and a whole run of decode steps in closed form."""
+
+from __future__ import annotations
+
+import math
+
+from conserve_gym.envs.serving.hardware import Hardware
+
+
+class StepTime:
+    """The step law of one hardware tier, in seconds and tokens.
+
+    Args:
+        hardware: Tier with its coefficients.
+    """
+
+    def __init__(self, hardware: Hardware) -> None:
+        """Bring the coefficients to seconds."""
+        prefill, decode = hardware.prefill, hardware.decode
+        self._prefill_floor = prefill.floor_ms * 1e-3
+        self._prefill_base = prefill.base_ms * 1e-3
+        self._per_prompt_token = prefill.token_us * 1e-6
+        self._per_attended_token = prefill.attention_ns * 1e-9
+        self._decode_floor = decode.floor_ms * 1e-3
+        self._floor_per_sequence = decode.floor_sequence_us * 1e-6
+        self._decode_base = decode.base_ms * 1e-3
+        self._per_sequence = decode.sequence_us * 1e-6
+        self._per_kv_token = decode.kv_us * 1e-6
+        self._per_kv_token_mixed = self._per_kv_token * hardware.mixed.kv_factor
+
+    def with_prefill(
+        self, prompt_tokens: int, attended_tokens: float, sequences: int, kv_tokens: int
+    ) -> float:
+        """Return the time of a step that holds prompt tokens, with or without decodes.
+
+        Args:
+            prompt_tokens: Prompt tokens in the step, over all its chunks.
+            attended_tokens: Sum over the chunks of n (context + n/2).
+            sequences: Sequences decoding beside them.
+            kv_tokens: KV tokens that these read.
+        """
+        work = (
+            self._prefill_base
+            + self._per_prompt_token * prompt_tokens
+            + self._per_attended_token * attended_tokens
+        )
+        floor = self._prefill_floor
+        if sequences:
+            work += self._per_sequence * sequences + self._per_kv_token_mixed * kv_tokens
+            floor = max(floor, self._decode_floor + self._floor_per_sequence * sequences)
+        return max(floor, work)
+
+    def decode_run(self, sequences: int, kv_tokens: int) -> DecodeRun:
+        """Return the law of a run of decode steps with a fixed batch.
+
+        Args:
+            sequences: Sequences in the batch, at least 1.
+            kv_tokens: KV tokens that the first step reads; each step adds one a sequence.
+        """
+        return DecodeRun(
+            floor=self._decode_floor + self._floor_per_sequence * sequences,
+            start=self._decode_base
+            + self._per_sequence * sequences
+            + self._per_kv_token * kv_tokens,
+            slope=self._per_kv_token * sequences,
+        )
+
+
+class DecodeRun:
+    """Step j of the run takes max(floor, start + slope j) seconds.
+
+    Attributes:
+        floor: Seconds of a launch-bound step.
+        start: Seconds that the first step takes of memory time.
+        slope: Seconds by which it grows each step.
+        floor_steps: How many steps are launch-bound, before memory takes over.
+    """
+
+    __slots__ = ("floor", "floor_steps", "slope", "start")
+
+    def __init__(self, floor: float, start: float, slope: float) -> None:
+        """Find where memory overtakes the floor."""
+        self.floor = floor
+        self.start = start
+        self.slope = slope
+        if start >= floor:
+            self.floor_steps = 0
+        elif slope > 0.0:
+            self.floor_steps = math.ceil((floor - start) / slope)
+        else:
+            self.floor_steps = 1 << 62
+
+    def elapsed(self, steps: int) -> float:
+        """Return the time of the first ``steps`` steps."""
+        launched = min(steps, self.floor_steps)
+        rest = steps - launched
+        total = launched * self.floor
+        if rest:
+            first = self.start + self.slope * launched
+            total += rest * first + self.slope * (rest * (rest - 1) / 2)
+        return total
+
+    def steps_within(self, seconds: float) -> int:
+        """Return how many steps are complete after ``seconds``."""
+        floor_time = self.floor_steps * self.floor
+        if seconds < floor_time:
+            guess = int(seconds / self.floor)
+        else:
+            # Solve rest * first + slope * rest * (rest - 1) / 2 = seconds - floor_time.
+            first = self.start + self.slope * self.floor_steps
+            half = self.slope / 2
+            linear = first - half
+            left = seconds - floor_time
+            root = (
+                left / first
+                if half == 0.0
+                else (math.sqrt(linear * linear + 4 * half * left) - linear) / (2 * half)
+            )
+            guess = self.floor_steps + int(root)
+        # Rounding may leave the guess one off.
+        while guess > 0 and self.elapsed(guess) > seconds:
+            guess -= 1
+        while self.elapsed(guess + 1) <= seconds:
+            guess += 1
+        return guess

@@ -1,0 +1,1 @@
+"""Workloads: conversations of dependent turns, and when they arrive."""

@@ -1,0 +1,125 @@
+"""When conversations arrive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from conserve_gym.envs.workloads.conversation import WorkloadError
+
+
+class Arrivals(Protocol):
+    """An arrival process.
+
+    Attributes:
+        name: How it is called in tables.
+    """
+
+    @property
+    def name(self) -> str:
+        """How it is called in tables."""
+
+    def draw(self, rng: np.random.Generator, first_inputs: Sequence[int]) -> list[float]:
+        """Return one time a conversation in seconds, never falling.
+
+        Args:
+            rng: Source of randomness.
+            first_inputs: First-turn prompt length of each conversation.
+        """
+
+
+@dataclass(frozen=True)
+class Poisson:
+    """Independent exponential gaps.
+
+    Attributes:
+        rate: Conversations a second.
+        rate_high: If given, each episode draws its rate between ``rate`` and this.
+
+    Raises:
+        WorkloadError: A rate is not above 0.
+    """
+
+    rate: float
+    rate_high: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the rates."""
+        _check_rate("arrivals.rate", self.rate)
+        if self.rate_high is not None:
+            _check_rate("arrivals.rate_high", self.rate_high)
+            if self.rate_high < self.rate:
+                raise WorkloadError(
+                    f"arrivals.rate_high={self.rate_high} is below arrivals.rate={self.rate}"
+                )
+
+    @property
+    def name(self) -> str:
+        """How it is called in tables."""
+        if self.rate_high is None:
+            return f"Poisson, {self.rate:g} conversations/s"
+        return f"Poisson, {self.rate:g} to {self.rate_high:g} conversations/s"
+
+    def draw(self, rng: np.random.Generator, first_inputs: Sequence[int]) -> list[float]:
+        """Return Poisson arrival times."""
+        rate = self.rate if self.rate_high is None else rng.uniform(self.rate, self.rate_high)
+        gaps = rng.exponential(1.0 / rate, size=len(first_inputs))
+        return [float(time) for time in np.cumsum(gaps)]
+
+
+@dataclass(frozen=True)
+class RecordedPrefiller:
+    """Poisson arrivals thinned by one prefill engine: the times at which it began each prompt.
+
+    This is how the ConServe artifact records arrivals (``extract_arrival_traces.py`` at 2a8c3bc,
+    2026-06-10): every arm replays the starts of one recorded prefiller run. When the Poisson rate
+    is above what the prefiller can serve, arrivals become nearly regular.
+
+    Attributes:
+        rate: Poisson rate in front of the prefiller, conversations a second.
+        base_ms: Prefill time of a prompt that does not depend on its length.
+        token_us: What each token adds.
+        square_ns: What each squared token adds.
+
+    Raises:
+        WorkloadError: The rate is not above 0, or a cost is negative.
+    """
+
+    rate: float
+    base_ms: float
+    token_us: float
+    square_ns: float
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        _check_rate("arrivals.rate", self.rate)
+        for field in ("base_ms", "token_us", "square_ns"):
+            value = getattr(self, field)
+            if not math.isfinite(value) or value < 0.0:
+                raise WorkloadError(f"arrivals.{field}={value} must be finite and not negative")
+
+    @property
+    def name(self) -> str:
+        """How it is called in tables."""
+        return f"Poisson, {self.rate:g} conversations/s, recorded through one prefiller"
+
+    def draw(self, rng: np.random.Generator, first_inputs: Sequence[int]) -> list[float]:
+        """Return the times at which the recorded prefiller began each prompt."""
+        offered = np.cumsum(rng.exponential(1.0 / self.rate, size=len(first_inputs)))
+        starts, free = [], 0.0
+        for time, tokens in zip(offered, first_inputs, strict=True):
+            start = max(float(time), free)
+            seconds = self.base_ms * 1e-3
+            seconds += self.token_us * 1e-6 * tokens + self.square_ns * 1e-9 * tokens * tokens
+            free = start + seconds
+            starts.append(start)
+        return starts
+
+
+def _check_rate(field: str, rate: float) -> None:
+    if not math.isfinite(rate) or rate <= 0.0:
+        raise WorkloadError(f"{field}={rate} must be finite and above 0")

@@ -1,0 +1,164 @@
+"""Reader of recorded conversations in csv, one row a turn, plain or gzipped."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from conserve_gym.envs.workloads.conversation import Turn, WorkloadError
+
+COLUMNS = ("conv_id", "turn", "gap_s", "input_tokens", "new_tokens", "output_tokens")
+"""Columns that are read; a file may have more."""
+
+
+class CsvTrace:
+    """The first conversations of a csv file, in the file's order.
+
+    Columns: ``conv_id``; ``turn`` from 0; ``gap_s`` between the last turn's end and this turn's
+    arrival; ``input_tokens`` of the full prompt; ``new_tokens`` of it that need prefill while the
+    conversation's own KV cache is resident; ``output_tokens``. Rows of a conversation follow one
+    another in order of turns.
+
+    Args:
+        path: File to read; ``.gz`` is unpacked.
+        conversations: How many to take; None takes all.
+        max_turns: Longer conversations are cut; None takes all turns.
+        blank_gap_s: What a blank gap counts as; None refuses blank gaps.
+
+    Attributes:
+        name: File name with what was taken from it.
+        blank_gaps: Gaps of the conversations taken that were blank.
+
+    Raises:
+        WorkloadError: A row that cannot be right; the message names file, line, field and value.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        conversations: int | None = None,
+        max_turns: int | None = None,
+        blank_gap_s: float | None = None,
+    ) -> None:
+        """Read and check the file."""
+        for field, count in (("conversations", conversations), ("max_turns", max_turns)):
+            if count is not None and count < 1:
+                raise WorkloadError(f"workload.{field}={count} must be at least 1")
+        self._path = Path(path)
+        self._blank_gap_s = blank_gap_s
+        self.blank_gaps = 0
+        if not self._path.is_file():
+            raise WorkloadError(f"workload.path={self._path}: no such file")
+        self._turns = self._read(conversations, max_turns)
+        turns = sum(len(conversation) for conversation in self._turns)
+        self.name = f"{self._path.name} ({len(self._turns)} conversations, {turns} turns)"
+        if self.blank_gaps:
+            self.name += f", {self.blank_gaps} blank gaps taken as {blank_gap_s:g} s"
+
+    def draw(self, rng: np.random.Generator) -> list[tuple[Turn, ...]]:
+        """Return the recorded turns; nothing is drawn."""
+        return list(self._turns)
+
+    def _read(self, conversations: int | None, max_turns: int | None) -> list[tuple[Turn, ...]]:
+        taken: list[tuple[Turn, ...]] = []
+        for identifier, turns in self._conversations(max_turns):
+            del identifier
+            taken.append(turns)
+            if len(taken) == conversations:
+                break
+        if not taken:
+            raise WorkloadError(f"{self._path}: no conversations")
+        return taken
+
+    def _conversations(self, max_turns: int | None) -> Iterator[tuple[str, tuple[Turn, ...]]]:
+        current: str | None = None
+        turns: list[Turn] = []
+        seen: set[str] = set()
+        for line, row in self._rows():
+            identifier = row["conv_id"]
+            if identifier != current:
+                if current is not None:
+                    yield current, tuple(turns[:max_turns])
+                if identifier in seen:
+                    raise self._error(line, "conv_id", identifier, "its rows are not together")
+                seen.add(identifier)
+                current, turns = identifier, []
+            turns.append(self._turn(line, row, turns, max_turns))
+        if current is not None:
+            yield current, tuple(turns[:max_turns])
+
+    def _turn(
+        self, line: int, row: dict[str, str], before: list[Turn], max_turns: int | None
+    ) -> Turn:
+        turn = self._integer(line, row, "turn", 0)
+        if turn != len(before):
+            raise self._error(line, "turn", row["turn"], f"expected {len(before)}")
+        input_tokens = self._integer(line, row, "input_tokens", 1)
+        new_tokens = self._integer(line, row, "new_tokens", 1)
+        output_tokens = self._integer(line, row, "output_tokens", 1)
+        held = before[-1].input_tokens + before[-1].output_tokens if before else 0
+        if not input_tokens - held <= new_tokens <= input_tokens:
+            raise self._error(
+                line,
+                "new_tokens",
+                row["new_tokens"],
+                f"a prompt of {input_tokens} tokens after {held} held has {input_tokens - held} "
+                f"to {input_tokens} new ones",
+            )
+        counts = turn > 0 and (max_turns is None or turn < max_turns)
+        return Turn(
+            input_tokens, new_tokens, output_tokens, self._gap(line, row) if counts else 0.0
+        )
+
+    def _gap(self, line: int, row: dict[str, str]) -> float:
+        text = row["gap_s"].strip()
+        if not text:
+            if self._blank_gap_s is None:
+                raise self._error(
+                    line, "gap_s", text, "blank; workload.blank_gap_s says what to take for it"
+                )
+            self.blank_gaps += 1
+            return self._blank_gap_s
+        try:
+            gap = float(text)
+        except ValueError:
+            raise self._error(line, "gap_s", text, "not a number") from None
+        if not math.isfinite(gap) or gap < 0.0:
+            raise self._error(line, "gap_s", text, "must be finite and not negative")
+        return gap
+
+    def _integer(self, line: int, row: dict[str, str], field: str, least: int) -> int:
+        text = row[field].strip()
+        try:
+            value = int(text)
+        except ValueError:
+            raise self._error(line, field, text, "not a whole number") from None
+        if value < least:
+            raise self._error(line, field, text, f"must be at least {least}")
+        return value
+
+    def _rows(self) -> Iterator[tuple[int, dict[str, str]]]:
+        try:
+            with self._open() as file:
+                reader = csv.DictReader(file, restval="")
+                missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+                if missing:
+                    raise WorkloadError(f"{self._path}, line 1: no column {', '.join(missing)}")
+                for row in reader:
+                    yield reader.line_num, row
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+            raise WorkloadError(f"{self._path}: cannot be read ({error})") from None
+
+    def _open(self) -> IO[str]:
+        if self._path.suffix == ".gz":
+            return gzip.open(self._path, "rt", encoding="utf-8", newline="")
+        return self._path.open(encoding="utf-8", newline="")
+
+    def _error(self, line: int, field: str, value: str, why: str) -> WorkloadError:
+        return WorkloadError(f"{self._path}, line {line}: {field}={value!r}: {why}")

@@ -1,0 +1,107 @@
+"""A generator that draws conversations from quantile tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from conserve_gym.envs.workloads.conversation import Turn, WorkloadError
+
+
+class QuantileWorkload:
+    """Draws turns, first input, appended input and output independently from their quantiles.
+
+    Args:
+        name: How it is called in tables.
+        conversations: Conversations in an episode.
+        max_turns: Longer conversations are cut.
+        gap_s: Time between a turn's end and the next turn's arrival.
+        levels: Probabilities of the tables' columns, from 0 to 1.
+        turns: Quantiles of the number of turns.
+        first_input_tokens: Quantiles of the first prompt.
+        appended_tokens: Quantiles of the new tokens of later turns.
+        output_tokens: Quantiles of the output, one row a turn; the last row serves all turns
+            beyond it.
+
+    Raises:
+        WorkloadError: A table is not a quantile function, or a count is below 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        conversations: int,
+        max_turns: int,
+        gap_s: float,
+        levels: Sequence[float],
+        turns: Sequence[float],
+        first_input_tokens: Sequence[float],
+        appended_tokens: Sequence[float],
+        output_tokens: Sequence[Sequence[float]],
+    ) -> None:
+        """Check the tables."""
+        for field, count in (("conversations", conversations), ("max_turns", max_turns)):
+            if count < 1:
+                raise WorkloadError(f"workload.{field}={count} must be at least 1")
+        if not 0.0 <= gap_s < np.inf:
+            raise WorkloadError(f"workload.gap_s={gap_s} must be finite and not negative")
+        self.name = name
+        self._conversations = conversations
+        self._max_turns = max_turns
+        self._gap_s = gap_s
+        self._levels = np.asarray(levels, dtype=np.float64)
+        rising = (np.diff(self._levels) > 0.0).all()
+        if not rising or self._levels[0] != 0.0 or self._levels[-1] != 1.0:
+            raise WorkloadError("workload.levels must rise from 0 to 1")
+        self._turns = self._table("turns", turns)
+        self._first_input = self._table("first_input_tokens", first_input_tokens)
+        self._appended = self._table("appended_tokens", appended_tokens)
+        self._output = [
+            self._table(f"output_tokens[{turn}]", row) for turn, row in enumerate(output_tokens)
+        ]
+
+    def draw(self, rng: np.random.Generator) -> list[tuple[Turn, ...]]:
+        """Return the turns of every conversation of an episode."""
+        n, width = self._conversations, self._max_turns
+        counts = np.minimum(self._quantile(self._turns, rng.random(n)), width).tolist()
+        first = self._quantile(self._first_input, rng.random(n)).tolist()
+        appended = self._quantile(self._appended, rng.random((n, width))).tolist()
+        uniform = rng.random((n, width))
+        outputs = np.empty((n, width), dtype=np.int64)
+        for turn in range(width):
+            row = self._output[min(turn, len(self._output) - 1)]
+            outputs[:, turn] = self._quantile(row, uniform[:, turn])
+        return [
+            self._play(first[i], appended[i], output, counts[i])
+            for i, output in enumerate(outputs.tolist())
+        ]
+
+    def _play(
+        self, first: int, appended: list[int], outputs: list[int], count: int
+    ) -> tuple[Turn, ...]:
+        turns = [Turn(first, first, outputs[0], 0.0)]
+        context = first + outputs[0]
+        for turn in range(1, count):
+            context += appended[turn]
+            turns.append(Turn(context, appended[turn], outputs[turn], self._gap_s))
+            context += outputs[turn]
+        return tuple(turns)
+
+    def _quantile(
+        self, table: np.ndarray[tuple[int], np.dtype[np.float64]], uniform: np.ndarray
+    ) -> np.ndarray:
+        drawn: np.ndarray = np.rint(np.interp(uniform, self._levels, table)).astype(np.int64)
+        return drawn
+
+    def _table(
+        self, field: str, values: Sequence[float]
+    ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        table = np.asarray(values, dtype=np.float64)
+        if table.shape != self._levels.shape:
+            raise WorkloadError(
+                f"workload.{field} has {table.size} values for {self._levels.size} levels"
+            )
+        if not np.isfinite(table).all() or table[0] < 1.0 or (np.diff(table) < 0.0).any():
+            raise WorkloadError(f"workload.{field} must not fall, and start at 1 or above")
+        return table
