@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from conserve_gym.errors import ConServeGymError
 
-class LedgerError(ValueError):
+
+class LedgerError(ConServeGymError):
     """A ledger file or an append that breaks the ledger's rules."""
 
 

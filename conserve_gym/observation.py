@@ -89,10 +89,18 @@ FIELDS_OF: dict[Group, tuple[Field, ...]] = {
     group: tuple(field for field in FIELDS if field.group == group) for group in GROUPS
 }
 
+_CONVERSATION_START = len(FIELDS_OF["cluster"])
+_ENGINES_START = _CONVERSATION_START + len(FIELDS_OF["conversation"])
+_ENGINE_FIELD = {field.name: i for i, field in enumerate(FIELDS_OF["engines"])}
+
 
 def field_table() -> list[dict[str, str | float]]:
-    """Return the table as plain records, as it stands in an exported policy's header."""
-    return [asdict(field) for field in FIELDS]
+    """Return the table as plain records, as it stands in an exported policy's header.
+
+    Every field comes from the router's own ledger, so none is stale at decision time.
+    """
+    constants = {"low": 0.0, "missing": 0.0, "staleness_s": 0.0}
+    return [{**asdict(field), **constants} for field in FIELDS]
 
 
 class Scaler:
@@ -100,6 +108,10 @@ class Scaler:
 
     Args:
         n_engines: Number of engines.
+
+    Attributes:
+        size: Numbers in the flat observation.
+        names: Name of each.
     """
 
     def __init__(self, n_engines: int) -> None:
@@ -110,6 +122,9 @@ class Scaler:
             *(FIELDS_OF["engines"] * n_engines),
         )
         self.size = len(fields)
+        self.names = tuple(
+            f"{f.group}.{f.name}" for f in (*FIELDS_OF["cluster"], *FIELDS_OF["conversation"])
+        ) + tuple(f"engines[{i}].{f.name}" for i in range(n_engines) for f in FIELDS_OF["engines"])
         logarithmic = np.array([field.scale == "log" for field in fields])
         high = np.array([field.high for field in fields])
         self._linear = np.flatnonzero(~logarithmic)
@@ -124,6 +139,19 @@ class Scaler:
         scaled[self._linear] = raw[self._linear] * self._linear_factor
         # NaN passes through: the runtime must see it.
         return np.minimum(scaled, 1.0).astype(np.float32)
+
+
+def split(scaled: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the groups of a flat scaled observation: vectors, and (engines, fields) for engines.
+
+    The order of the groups is that of the flat observation, and alphabetical, as Gymnasium's
+    ``FlattenObservation`` has it.
+    """
+    return {
+        "cluster": scaled[:_CONVERSATION_START],
+        "conversation": scaled[_CONVERSATION_START:_ENGINES_START],
+        "engines": scaled[_ENGINES_START:].reshape(-1, len(FIELDS_OF["engines"])),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +184,6 @@ class Observation:
     def engine_field(self, name: str) -> FloatArray:
         """Return one raw field of every engine, shape (engines,)."""
         return self.engines[:, _ENGINE_FIELD[name]]
-
-
-_ENGINES_START = len(FIELDS_OF["cluster"]) + len(FIELDS_OF["conversation"])
-_ENGINE_FIELD = {field.name: i for i, field in enumerate(FIELDS_OF["engines"])}
 
 
 @dataclass

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
@@ -37,6 +38,15 @@ class Deployment:
     all_mixed: bool = False
     reservation: Reservation = Reservation.PER_TURN
     decides_every_turn: bool = False
+
+    def to_json(self) -> dict[str, bool | str]:
+        """Return the deployment as plain values."""
+        return {**asdict(self), "reservation": str(self.reservation)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Deployment:
+        """Build a deployment from plain values."""
+        return cls(**{**values, "reservation": Reservation(values["reservation"])})
 
     @property
     def sees_future(self) -> bool:

@@ -19,12 +19,13 @@ from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.envs.workloads.arrivals import Arrivals
 from conserve_gym.envs.workloads.conversation import WorkloadError
 from conserve_gym.envs.workloads.workload import Workload
-from conserve_gym.policy import Reservation
+from conserve_gym.errors import ConServeGymError
+from conserve_gym.policy import Deployment
 
 T = TypeVar("T")
 
 
-class ConfigurationError(ValueError):
+class ConfigurationError(ConServeGymError):
     """A configuration that cannot be used; the message names key and value."""
 
 
@@ -37,14 +38,14 @@ class Scenario:
         workload: Where conversations come from.
         arrivals: When they come.
         reward: Weight of each reward term.
-        reservation: How the door of an environment counts KV.
+        deployment: How an environment runs the GPUs; heuristics bring their own.
     """
 
     cluster: ClusterSpec
     workload: Workload
     arrivals: Arrivals
     reward: RewardWeights
-    reservation: Reservation
+    deployment: Deployment
 
 
 def scenario(config: DictConfig) -> Scenario:
@@ -59,7 +60,7 @@ def scenario(config: DictConfig) -> Scenario:
         workload=_instantiated(config.workload, "workload"),
         arrivals=_instantiated(config.arrivals, "arrivals"),
         reward=validated(RewardWeights, config.reward, "reward"),
-        reservation=validated(Reservation, config.reservation, "reservation"),
+        deployment=validated(Deployment, config.deployment, "deployment"),
     )
 
 
@@ -91,8 +92,6 @@ def validated(kind: type[T], section: Any, name: str) -> T:
         data = OmegaConf.to_container(section, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigurationError(_first_lines(error)) from None
-    except ValueError:
-        data = section  # a plain value, not a group
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
 
 from pydantic.dataclasses import dataclass
 
@@ -55,4 +54,4 @@ def reward_terms(ended: Iterable[Normalised], joules: float) -> dict[str, float]
 
 def weighted(terms: dict[str, float], weights: RewardWeights) -> float:
     """Return the reward: the weighted sum of the terms."""
-    return sum(float(weight) * terms[term] for term, weight in asdict(weights).items())
+    return sum(float(getattr(weights, term)) * value for term, value in terms.items())

@@ -9,11 +9,12 @@ from pydantic.dataclasses import dataclass
 
 from conserve_gym.envs.serving.hardware import STRICT, Hardware
 from conserve_gym.envs.serving.link import LinkSpec
+from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet, Role
 from conserve_gym.policy import Deployment
 
 
-class ClusterError(ValueError):
+class ClusterError(ConServeGymError):
     """A cluster that cannot serve its workload."""
 
 
@@ -98,3 +99,8 @@ class ClusterSpec:
             tuple(engine.role for engine in engines),
             tuple(engine.kv_capacity_tokens for engine in engines),
         )
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Size of a token in the KV cache; one model runs on every engine."""
+        return self.hardware[self.standalone].figures.kv_bytes_per_token

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.envs.serving.hardware import Hardware
 from conserve_gym.envs.serving.step_time import StepTime
 from conserve_gym.envs.workloads.conversation import Turn
@@ -38,6 +39,13 @@ class StandaloneEngine:
         self._time = StepTime(hardware)
         self._token_budget = token_budget
         self._block_tokens = block_tokens
+
+    @classmethod
+    def of(cls, spec: ClusterSpec) -> StandaloneEngine:
+        """Return the lone engine by which a cluster's latencies are normalised."""
+        return cls(
+            spec.hardware[spec.standalone], spec.mixed_token_budget, spec.engines[0].block_tokens
+        )
 
     def latencies(self, turns: Sequence[Turn]) -> Standalone:
         """Return the latencies of a conversation with these turns."""

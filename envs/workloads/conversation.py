@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from conserve_gym.errors import ConServeGymError
 
-class WorkloadError(ValueError):
+
+class WorkloadError(ConServeGymError):
     """A workload that cannot be read or drawn; the message names file, line or field and value."""
 
 

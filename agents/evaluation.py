@@ -1,0 +1,79 @@
+"""Plays policies on the same episodes and collects every metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from conserve_gym.agents.runtime.scheduler import Scheduler
+from conserve_gym.envs.configuration import Scenario
+from conserve_gym.envs.serving.cluster import Cluster
+from conserve_gym.envs.serving.standalone import StandaloneEngine
+from conserve_gym.envs.workloads.workload import draw_episode
+from conserve_gym.ledger import Ledger
+from conserve_gym.metrics import Normalised, RecordReader, summarise
+from conserve_gym.policy import Policy
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One policy on one seed.
+
+    Attributes:
+        policy: Name of the policy.
+        sees_future: Whether it used what no scheduler can know.
+        seed: Seed of the workload and its arrivals.
+        metrics: Every metric by name.
+        normalised: Latencies of each conversation over its standalone ones, by arrival.
+        ledger: What happened.
+    """
+
+    policy: str
+    sees_future: bool
+    seed: int
+    metrics: dict[str, float]
+    normalised: tuple[Normalised, ...]
+    ledger: Ledger
+
+
+def evaluate(
+    scenario: Scenario, policies: Iterable[Policy], seeds: Sequence[int]
+) -> Iterator[Episode]:
+    """Play every policy on every seed; all see the same conversations and arrivals."""
+    for policy in policies:
+        for seed in seeds:
+            yield play(scenario, policy, seed)
+
+
+def play(scenario: Scenario, policy: Policy, seed: int) -> Episode:
+    """Play one episode; an environment that is reset with the same seed draws the same one."""
+    conversations = draw_episode(scenario.workload, scenario.arrivals, np.random.default_rng(seed))
+    policy.reset(seed)
+    cluster = Cluster(scenario.cluster, policy.deployment, conversations)
+    while cluster.advance():
+        cluster.place(policy.decide(cluster.observe()))
+    reader = RecordReader()
+    records = sorted(reader.read(cluster.ledger), key=lambda record: record.conversation)
+    lone = StandaloneEngine.of(scenario.cluster)
+    standalone = [lone.latencies(conversation.turns) for conversation in conversations]
+    metrics = summarise(
+        records,
+        standalone,
+        joules=cluster.meter(),
+        output_by_engine=reader.output_by_engine,
+        decoders=cluster.fleet.decoders,
+        kv_bytes_per_token=scenario.cluster.kv_bytes_per_token,
+    )
+    metrics["preemptions"] = float(sum(engine.preemptions for engine in cluster.engines))
+    if isinstance(policy, Scheduler):
+        metrics["fallback_pct"] = 100.0 * policy.fallbacks / policy.decisions
+    return Episode(
+        policy.name,
+        policy.deployment.sees_future,
+        seed,
+        metrics,
+        tuple(r.normalised(s) for r, s in zip(records, standalone, strict=True)),
+        cluster.ledger,
+    )

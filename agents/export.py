@@ -1,0 +1,150 @@
+"""Writes a training run's policy in the form that the runtime loads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from omegaconf import OmegaConf
+from safetensors.numpy import save as save_tensors
+
+from conserve_gym.agents.evaluation import play
+from conserve_gym.agents.learned import LearnedPolicy
+from conserve_gym.agents.provenance import provenance
+from conserve_gym.agents.runtime.artifact import GOLDEN, HEADER, SCHEMA, WEIGHTS
+from conserve_gym.agents.runtime.scheduler import FALLBACK_RULE, SEEN_MARGIN, Scheduler
+from conserve_gym.agents.training import FIRST_TRAINING_SEED
+from conserve_gym.envs.configuration import ConfigurationError, scenario
+from conserve_gym.observation import Observation, field_table
+from conserve_gym.placement import Placement
+
+GOLDEN_OBSERVATIONS = 64
+
+
+class _Recorder:
+    """Passes decisions through and keeps the scaled observations."""
+
+    def __init__(self, policy: LearnedPolicy) -> None:
+        self.name = policy.name
+        self.deployment = policy.deployment
+        self.reset = policy.reset
+        self.seen: list[npt.NDArray[np.float32]] = []
+        self._policy = policy
+
+    def decide(self, observation: Observation) -> Placement:
+        self.seen.append(self._policy.scaler(observation.raw))
+        return self._policy.decide(observation)
+
+
+def export(run: Path, target: Path) -> Scheduler:
+    """Write the run's policy to the folder ``target`` and return it as loaded by the runtime.
+
+    The folder appears whole or not at all, and replaces an earlier export.
+
+    Raises:
+        ConfigurationError: The run holds no trained model, or ``target`` is something else.
+    """
+    policy = LearnedPolicy(run)
+    if target.exists() and not (target / HEADER).exists():
+        raise ConfigurationError(f"output={target} exists and is not an exported policy")
+    observations = _golden_observations(policy)
+    tensors, layers = _network(policy.model)
+    weights = save_tensors(tensors)
+    golden = json.dumps(
+        {
+            "observations": observations.tolist(),
+            "scores": _scores(policy.model, observations).tolist(),
+        }
+    ).encode()
+    header = {
+        "schema": SCHEMA,
+        "name": policy.name,
+        "observation": {
+            "fields": field_table(),
+            "order": "cluster, conversation, then every engine in turn",
+            "fleet": policy.fleet.to_json(),
+            "seen_low": policy.model.observed_low.tolist(),
+            "seen_high": policy.model.observed_high.tolist(),
+        },
+        "deployment": policy.deployment.to_json(),
+        "actions": {
+            "kind": policy.actions.kind,
+            "meanings": list(policy.actions.meanings),
+            "mask": "actions whose decoder has no room for the known footprint are left out",
+        },
+        "network": layers,
+        "fallback": {
+            "rule": FALLBACK_RULE,
+            "when": "another fleet, a value that is not a number, or a field outside "
+            f"seen_low - {SEEN_MARGIN} to seen_high + {SEEN_MARGIN}",
+        },
+        "training": {
+            "steps": policy.model.num_timesteps,
+            "config": OmegaConf.to_container(policy.config, resolve=True),
+            "run": json.loads((run / "run.json").read_text(encoding="utf-8")),
+            "export": provenance(),
+        },
+        "sha256": {
+            WEIGHTS: hashlib.sha256(weights).hexdigest(),
+            GOLDEN: hashlib.sha256(golden).hexdigest(),
+        },
+    }
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    (partial / WEIGHTS).write_bytes(weights)
+    (partial / GOLDEN).write_bytes(golden)
+    (partial / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
+    Scheduler.load(partial)  # an artefact that does not load must not replace one that does
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(partial, target)
+    return Scheduler.load(target)
+
+
+def _golden_observations(policy: LearnedPolicy) -> npt.NDArray[np.float32]:
+    """Return observations spread over an episode that the policy has played."""
+    recorder = _Recorder(policy)
+    play(scenario(policy.config), recorder, FIRST_TRAINING_SEED)
+    chosen = np.linspace(0, len(recorder.seen) - 1, GOLDEN_OBSERVATIONS).astype(int)
+    return np.stack([recorder.seen[index] for index in chosen])
+
+
+def _network(model: Any) -> tuple[dict[str, npt.NDArray[np.float32]], list[dict[str, str]]]:
+    """Return the policy network's tensors, and its layers in order."""
+    modules = [*model.policy.mlp_extractor.policy_net, model.policy.action_net]
+    tensors: dict[str, npt.NDArray[np.float32]] = {}
+    layers: list[dict[str, str]] = []
+    for module in modules:
+        if isinstance(module, torch.nn.Linear):
+            name = f"policy.{len(layers)}"
+            tensors[f"{name}.weight"] = module.weight.detach().numpy()
+            tensors[f"{name}.bias"] = module.bias.detach().numpy()
+            layers.append(
+                {"weight": f"{name}.weight", "bias": f"{name}.bias", "activation": "linear"}
+            )
+        elif isinstance(module, torch.nn.Tanh | torch.nn.ReLU):
+            layers[-1]["activation"] = type(module).__name__.lower()
+        else:
+            raise ConfigurationError(
+                f"agent.policy_kwargs: the runtime knows no layer {type(module).__name__}"
+            )
+    return tensors, layers
+
+
+def _scores(model: Any, observations: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the training framework's own scores, shape (observations, actions)."""
+    with torch.inference_mode():
+        features = model.policy.extract_features(torch.from_numpy(observations))
+        if isinstance(features, tuple):
+            features = features[0]
+        latent = model.policy.mlp_extractor.forward_actor(features)
+        scores: npt.NDArray[np.float32] = model.policy.action_net(latent).numpy()
+    return scores

@@ -1,0 +1,53 @@
+"""What a result needs to be checked elsewhere: command, revision and versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("conserve-gym", "gymnasium", "numpy", "simpy", "stable-baselines3", "torch")
+
+
+def provenance() -> dict[str, Any]:
+    """Return command line, git revision, and versions of Python and the packages that matter."""
+    return {
+        "command": sys.argv,
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON; the file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """Return the checkout's revision, with a plus where files differ from it; None without git."""
+    root = Path(__file__).resolve().parents[1]
+    try:
+        revision, changes = (
+            subprocess.run(
+                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return revision + ("+" if changes else "")

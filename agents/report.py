@@ -1,0 +1,164 @@
+"""An evaluation on the screen, as csv files and as a picture."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from conserve_gym.agents.evaluation import Episode
+from conserve_gym.agents.statistics import Estimate, estimate
+from conserve_gym.envs.configuration import Scenario
+from conserve_gym.metrics import SLO_FACTOR, Clock
+
+Summary = dict[str, dict[str, Estimate]]
+"""Policy -> metric -> estimate over seeds."""
+
+_COLUMNS = (
+    ("slo_attainment_pct", "SLO attain-\nment %", "{:.1f}"),
+    ("goodput_per_s", "goodput\nconv/s", "{:.2f}"),
+    ("ttfet_p95", "TTFET\np95 ×", "{:.2f}"),
+    ("tbt_p95", "last TBT\np95 ×", "{:.2f}"),
+    ("e2e_p95", "E2E\np95 ×", "{:.2f}"),
+    ("tokens_per_joule", "tokens\n/J", "{:.1f}"),
+    ("tokens_per_joule_no_history", "no\nhistory", "{:.2f}"),
+    ("kv_moves_per_conversation", "KV moves\n/conv.", "{:.2f}"),
+    ("kv_moved_gb", "moved\nGB", "{:.0f}"),
+    ("imbalance", "imbal-\nance", "{:.2f}"),
+)
+_BY_CLOCK = ("slo_attainment_pct", "goodput_per_s", "ttfet_p95", "tbt_p95", "e2e_p95")
+
+
+def summarise(episodes: Iterable[Episode]) -> Summary:
+    """Return the estimate of every metric of every policy, in the order they were played."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for episode in episodes:
+        of_policy = values.setdefault(episode.policy, {})
+        for metric, value in episode.metrics.items():
+            of_policy.setdefault(metric, []).append(value)
+    return {
+        policy: {metric: estimate(sample) for metric, sample in metrics.items()}
+        for policy, metrics in values.items()
+    }
+
+
+def table(summary: Summary, episodes: Sequence[Episode], scenario: Scenario, clock: Clock) -> Table:
+    """Return the table for the screen, with everything that is needed to read it."""
+    seeds = sorted({episode.seed for episode in episodes})
+    future = {episode.policy for episode in episodes if episode.sees_future}
+    clock_says = (
+        "user's clock: from arrival, every queue counted"
+        if clock == "user"
+        else "artifact's clock: from admission, turn 1's prefiller queue left out"
+    )
+    shown = Table(
+        title=f"{scenario.workload.name}; {scenario.arrivals.name}\n"
+        f"cluster {scenario.cluster.name}; {clock_says}",
+        caption=f"Mean over {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}) ± half of the 95 % "
+        "confidence interval. × standalone: the conversation alone on one engine; the SLO is "
+        f"{SLO_FACTOR:g} × in all three latencies. tokens/J counts the whole history in every "
+        "turn, as the paper does." + (" † sees the future." if future else ""),
+    )
+    shown.add_column("policy")
+    for _, heading, _ in _COLUMNS:
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for policy, metrics in summary.items():
+        cells = []
+        for metric, _, form in _COLUMNS:
+            prefix = "artifact_" if clock == "artifact" and metric in _BY_CLOCK else ""
+            mean, low, high = metrics[prefix + metric]
+            interval = "" if np.isnan(low) else f"\n±{form.format((high - low) / 2)}"
+            cells.append(form.format(mean) + interval)
+        shown.add_row(policy + (" †" if policy in future else ""), *cells)
+    return shown
+
+
+def write(folder: Path, summary: Summary, episodes: Sequence[Episode]) -> list[Path]:
+    """Write results.csv, summary.csv and evaluation.png; each appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    future = {episode.policy: episode.sees_future for episode in episodes}
+    results = (
+        (episode.policy, episode.sees_future, episode.seed, metric, value)
+        for episode in episodes
+        for metric, value in episode.metrics.items()
+    )
+    summaries = (
+        (policy, future[policy], metric, *one)
+        for policy, metrics in summary.items()
+        for metric, one in metrics.items()
+    )
+    return [
+        _whole(
+            folder / "results.csv",
+            lambda path: _csv(path, ("policy", "sees_future", "seed", "metric", "value"), results),
+        ),
+        _whole(
+            folder / "summary.csv",
+            lambda path: _csv(
+                path,
+                ("policy", "sees_future", "metric", "mean", "ci95_low", "ci95_high"),
+                summaries,
+            ),
+        ),
+        _whole(
+            folder / "evaluation.png",
+            lambda path: figure(summary, episodes).savefig(path, dpi=150, format="png"),
+        ),
+    ]
+
+
+def figure(summary: Summary, episodes: Sequence[Episode]) -> Figure:
+    """Draw the distribution of normalised TTFET, and latency against energy."""
+    picture = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = picture.subplots(1, 2)
+    for i, (policy, metrics) in enumerate(summary.items()):
+        color = f"C{i}"
+        ttfet = np.sort([one.ttfet for e in episodes if e.policy == policy for one in e.normalised])
+        left.plot(ttfet, np.arange(1, ttfet.size + 1) / ttfet.size, color=color, label=policy)
+        latency, energy = metrics["ttfet_p95"], metrics["tokens_per_joule"]
+        right.errorbar(
+            energy.mean,
+            latency.mean,
+            xerr=None if np.isnan(energy.low) else (energy.high - energy.low) / 2,
+            yerr=None if np.isnan(latency.low) else (latency.high - latency.low) / 2,
+            fmt="o",
+            color=color,
+            capsize=3,
+            label=policy,
+        )
+    left.axvline(SLO_FACTOR, color="0.5", linestyle=":", label="SLO")
+    left.set(
+        xscale="log",
+        xlabel="TTFET / standalone",
+        ylabel="share of conversations",
+        title="Time to first effective token",
+    )
+    right.set(
+        yscale="log",
+        xlabel="tokens per joule (history counted)",
+        ylabel="p95 of TTFET / standalone",
+        title="Latency against energy (95 % confidence)",
+    )
+    left.legend()
+    left.grid(alpha=0.3)
+    right.grid(alpha=0.3, which="both")
+    return picture
+
+
+def _csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(rows)
+
+
+def _whole(path: Path, write_to: Callable[[Path], None]) -> Path:
+    partial = path.with_name(path.name + ".partial")
+    write_to(partial)
+    os.replace(partial, path)
+    return path

@@ -1,0 +1,152 @@
+"""The runtime scheduler: an exported policy that decides, and a rule for when it cannot."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from conserve_gym import rules
+from conserve_gym.actions import ACTIONS
+from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError, Float32Array
+from conserve_gym.fleet import Fleet
+from conserve_gym.ledger import Ledger, Placed
+from conserve_gym.observation import Observation, Observer, Scaler
+from conserve_gym.placement import Placement
+from conserve_gym.policy import Deployment, Reservation
+
+_log = logging.getLogger(__name__)
+
+SEEN_MARGIN = np.float32(0.05)
+"""How far, in scaled units, a field may lie outside what training saw."""
+
+FALLBACK_RULE = "disaggregate where the roles allow it, to the decoder with most free KV"
+
+
+class Decision(NamedTuple):
+    """A decision and how it came about.
+
+    Attributes:
+        placement: Where the conversation runs.
+        action: The action chosen; -1 where the rule decided.
+        scores: The network's scores; empty where the rule decided.
+        fallback: Why the rule decided; empty where the network did.
+    """
+
+    placement: Placement
+    action: int
+    scores: Float32Array
+    fallback: str
+
+
+class Scheduler:
+    """Decides with an exported policy, or with the rule when anything is off.
+
+    Args:
+        artifact: The exported policy; None leaves every decision to the rule.
+        reason: Why there is no policy.
+
+    Attributes:
+        decisions: Decisions taken since ``reset``.
+        fallbacks: Of these, taken by the rule.
+    """
+
+    def __init__(self, artifact: Artifact | None, reason: str = "") -> None:
+        """Prepare to decide."""
+        self.artifact = artifact
+        self._reason = reason
+        self.name = artifact.name if artifact else "rule"
+        self.deployment = artifact.deployment if artifact else Deployment()
+        self.decisions = self.fallbacks = 0
+        if artifact:
+            self._actions = ACTIONS[artifact.action_kind](artifact.fleet)
+            self._scaler = Scaler(len(artifact.fleet.roles))
+            self._low = artifact.seen_low - SEEN_MARGIN
+            self._high = artifact.seen_high + SEEN_MARGIN
+
+    @classmethod
+    def load(cls, path: str | Path, *, strict: bool = True) -> Scheduler:
+        """Load an exported policy.
+
+        Args:
+            path: Folder or zip.
+            strict: Raise when it cannot be used; otherwise log why and let the rule decide.
+
+        Raises:
+            ArtifactError: It cannot be used, and ``strict`` is true.
+        """
+        try:
+            return cls(Artifact.load(path))
+        except ArtifactError as error:
+            if strict:
+                raise
+            _log.error("falling back to the rule: %s", error)
+            return cls(None, str(error))
+
+    def reset(self, seed: int) -> None:
+        """Start counting anew; decisions are not random."""
+        self.decisions = self.fallbacks = 0
+
+    def decide(self, observation: Observation) -> Placement:
+        """Choose where the conversation runs."""
+        return self.decision(observation).placement
+
+    def decision(self, observation: Observation) -> Decision:
+        """Choose where the conversation runs, and say how."""
+        self.decisions += 1
+        artifact = self.artifact
+        if artifact is None:
+            return self._fall_back(observation, self._reason)
+        if observation.fleet != artifact.fleet:
+            return self._fall_back(observation, "the engines are not those of the training")
+        scaled = self._scaler(observation.raw)
+        # A NaN fails both comparisons.
+        if not ((scaled >= self._low) & (scaled <= self._high)).all():
+            return self._fall_back(observation, self._what_is_off(scaled))
+        scores = artifact.scores(scaled)
+        mask = self._actions.mask(observation)
+        action = int(np.where(mask, scores, -np.inf).argmax())
+        return Decision(self._actions.placement(observation, action), action, scores, "")
+
+    def _fall_back(self, observation: Observation, reason: str) -> Decision:
+        self.fallbacks += 1
+        placement = rules.place(observation, disaggregate=observation.fleet.can_disaggregate)
+        return Decision(placement, -1, np.empty(0, dtype=np.float32), reason)
+
+    def _what_is_off(self, scaled: Float32Array) -> str:
+        index = int(np.flatnonzero(~((scaled >= self._low) & (scaled <= self._high)))[0])
+        name = self._scaler.names[index]
+        if np.isnan(scaled[index]):
+            return f"{name} is not a number"
+        return (
+            f"{name} is {scaled[index]:.3f} (scaled), outside the "
+            f"{self._low[index]:.3f} to {self._high[index]:.3f} of the training"
+        )
+
+
+def replay(ledger: Ledger, fleet: Fleet, scheduler: Scheduler) -> Iterator[tuple[Placed, Decision]]:
+    """Decide again on a recorded ledger.
+
+    Args:
+        ledger: As a simulator or a router wrote it, with one decision a conversation.
+        fleet: Its engines.
+        scheduler: The policy.
+
+    Yields:
+        Each recorded placement with what the policy decides on the events before it.
+    """
+    past = Ledger()
+    observer = Observer(past, fleet)
+    opens_at_once = scheduler.deployment.reservation is Reservation.NONE
+    for event in ledger:
+        if isinstance(event, Placed):
+            observation = observer.observe(
+                event.time,
+                event.conversation,
+                footprint_tokens=0 if opens_at_once else None,
+            )
+            yield event, scheduler.decision(observation)
+        past.append(event)

@@ -1,0 +1,30 @@
+"""Means over seeds with their confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds with its 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Return mean and Student's t interval; one value has no interval (NaN).
+
+    Source: the seeds are independent episodes, and few; the t interval is exact for normal means.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    mean = float(sample.mean())
+    if sample.size < 2:
+        return Estimate(mean, float("nan"), float("nan"))
+    half = float(stats.t.ppf(0.975, sample.size - 1) * stats.sem(sample))
+    return Estimate(mean, mean - half, mean + half)

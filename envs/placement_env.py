@@ -1,0 +1,283 @@
+"""The Gymnasium environments: one step is one conversation at the door."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeAlias, cast
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from conserve_gym.actions import ACTIONS
+from conserve_gym.envs import rendering
+from conserve_gym.envs.configuration import ConfigurationError, Scenario, load_scenario
+from conserve_gym.envs.reward import reward_terms, weighted
+from conserve_gym.envs.serving.cluster import Cluster
+from conserve_gym.envs.serving.standalone import StandaloneEngine
+from conserve_gym.envs.workloads.workload import draw_episode
+from conserve_gym.metrics import ConversationRecord, RecordReader, summarise
+from conserve_gym.observation import FIELDS, FIELDS_OF, GROUPS, Observation, Scaler, split
+
+ObservationDict: TypeAlias = dict[str, npt.NDArray[np.float32]]
+
+
+def _observation_table() -> str:
+    """Return the observation fields as the table of an environment's documentation."""
+    rows = [
+        f"    | {f.group} | {f.name} | {f.unit} | 0 | {f.high:g} | {f.scale} | {f.meaning} |"
+        for f in FIELDS
+    ]
+    head = "    | Group | Field | Unit | Min | Max | Scale | Meaning |"
+    return "\n".join([head, "    |---|---|---|---|---|---|---|", *rows])
+
+
+class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
+    """What the placement environments share; see ``ConversationPlacementEnv``."""
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it on the instance
+        "render_modes": ["ansi"],
+        "render_fps": 1,
+    }
+    action_kind: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Put the table of observation fields into the documentation."""
+        super().__init_subclass__(**kwargs)
+        cls.__doc__ = (cls.__doc__ or "").replace("    <observation table>", _observation_table())
+
+    def __init__(
+        self, scenario: Scenario | Sequence[str] = (), render_mode: str | None = None
+    ) -> None:
+        """Lay out the spaces for the scenario's cluster."""
+        if not isinstance(scenario, Scenario):
+            scenario = load_scenario(scenario)
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ConfigurationError(
+                f"render_mode={render_mode!r} is none of {self.metadata['render_modes']}"
+            )
+        self.scenario = scenario
+        self.render_mode = render_mode
+        self.deployment = scenario.deployment
+        spec = scenario.cluster
+        self.fleet = spec.fleet(self.deployment)
+        try:
+            self.actions = ACTIONS[self.action_kind](self.fleet)
+        except ValueError as error:
+            raise ConfigurationError(f"cluster {spec.name!r}: {error}") from None
+        self._scaler = Scaler(len(self.fleet.roles))
+        self._standalone = StandaloneEngine.of(spec)
+        shapes = {group: (len(FIELDS_OF[group]),) for group in GROUPS}
+        space = spaces.Dict(
+            {
+                group: spaces.Box(
+                    0.0,
+                    1.0,
+                    (len(self.fleet.roles), *shape) if group == "engines" else shape,
+                    np.float32,
+                )
+                for group, shape in shapes.items()
+            }
+        )
+        self.observation_space = cast(spaces.Space[ObservationDict], space)
+        self.action_space = spaces.Discrete(len(self.actions.meanings))
+        self._cluster: Cluster | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[ObservationDict, dict[str, Any]]:
+        """Draw the episode's conversations and run to the first decision."""
+        super().reset(seed=seed)
+        episode = draw_episode(self.scenario.workload, self.scenario.arrivals, self.np_random)
+        self._cluster = Cluster(self.scenario.cluster, self.deployment, episode)
+        self._reader = RecordReader()
+        self._read = 0
+        self._records: list[ConversationRecord] = []
+        self._joules = 0.0
+        self._decided_s = 0.0
+        self._cluster.advance()
+        observation = self._observe()
+        return self._scaled(observation), self._info(0.0)
+
+    def step(self, action: np.int64) -> tuple[ObservationDict, float, bool, bool, dict[str, Any]]:
+        """Place the conversation at the door and run to the next decision, or to the end."""
+        cluster = self.cluster
+        if not self.action_space.contains(action):
+            raise ValueError(f"action {action!r} is not in {self.action_space}")
+        if self._observation.conversation < 0:
+            raise gymnasium.error.ResetNeeded("the episode has ended: call reset()")
+        placed_s = cluster.now
+        cluster.place(self.actions.placement(self._observation, int(action)))
+        terminated = not cluster.advance()
+        observation = self._observe()
+
+        ended = self._reader.read(cluster.ledger.since(self._read))
+        joules = cluster.meter()
+        self._read = len(cluster.ledger)
+        terms = reward_terms(
+            (record.normalised(self._alone(record)) for record in ended), joules - self._joules
+        )
+        self._joules = joules
+        self._records += ended
+        info = self._info(cluster.now - placed_s)
+        info["reward_terms"] = terms
+        if terminated:
+            info["metrics"] = self._summary()
+        return (
+            self._scaled(observation),
+            weighted(terms, self.scenario.reward),
+            terminated,
+            False,
+            info,
+        )
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Return which actions find room now, shape (actions,)."""
+        return self.actions.mask(self._observation)
+
+    def render(self) -> str | None:
+        """Return the cluster as text, as a policy sees it."""
+        return rendering.as_text(self._observation) if self.render_mode == "ansi" else None
+
+    @property
+    def cluster(self) -> Cluster:
+        """The simulated cluster of the episode under way."""
+        if self._cluster is None:
+            raise gymnasium.error.ResetNeeded("call reset() first")
+        return self._cluster
+
+    def _observe(self) -> Observation:
+        self._observation = self.cluster.observe()
+        return self._observation
+
+    def _scaled(self, observation: Observation) -> ObservationDict:
+        return split(self._scaler(observation.raw))
+
+    def _info(self, dt: float) -> dict[str, Any]:
+        return {
+            "dt": dt,
+            "sim_time": self.cluster.now,
+            "conversation_id": self._observation.conversation,
+        }
+
+    def _alone(self, record: ConversationRecord) -> Any:
+        return self._standalone.latencies(self.cluster.conversations[record.conversation].turns)
+
+    def _summary(self) -> dict[str, float]:
+        return summarise(
+            self._records,
+            [self._alone(record) for record in self._records],
+            joules=self._joules,
+            output_by_engine=self._reader.output_by_engine,
+            decoders=self.fleet.decoders,
+            kv_bytes_per_token=self.scenario.cluster.kv_bytes_per_token,
+        )
+
+
+class ConversationPlacementEnv(PlacementEnv):
+    """Colocate or disaggregate each conversation.
+
+    ## Description
+    LLM-agent conversations arrive at a GPU cluster. Each is many dependent turns: prefill the new
+    tokens, decode an answer, wait for a tool, again. Per conversation the agent chooses to
+    prefill the first turn where it will be decoded (no KV transfer, but a long prefill stalls
+    everyone decoding there) or on a prefill engine, moving the KV cache once (no stall, but a
+    queue, a transfer, and fewer engines decoding). The conversation is then pinned to a decoder:
+    the one with most free KV. Between two steps the cluster runs on, on a serving model
+    calibrated on measurements. The agent sees only what a router has seen happen.
+
+    Conversations wait at the door, first come first served, until some engine has room for their
+    known footprint; the agent is asked when the door opens.
+
+    ## Action Space
+    `Discrete(2)`: 0 colocates, 1 disaggregates (prefill engine: fewest prompt tokens in flight).
+
+    ## Observation Space
+    A `Dict` of `Box(0, 1)` of float32: `cluster` (fields,), `conversation` (fields,), `engines`
+    (engines, fields). Raw values from 0 to Max are scaled to [0, 1], linearly or as
+    log(1 + x) / log(1 + Max), and clipped. Recent values fade with a time constant of 30 s.
+    `gymnasium.wrappers.FlattenObservation` makes one vector of it, in this order.
+
+    <observation table>
+
+    ## Rewards
+    The weighted sum of named terms over what became known since the last decision; weights come
+    from the configuration (`reward=attainment` by default), terms stand in
+    `info["reward_terms"]`:
+    `attained` (conversations that ended with TTFET, last-turn TBT and E2E within 5 x their
+    standalone values), `ttfet`, `tbt`, `e2e` (less the excess over standalone, in SLOs, at most 4
+    a conversation), `energy` (less kilojoules of all engines).
+    `info["dt"]` has the seconds that passed, for discounting by time.
+
+    ## Starting State
+    An empty cluster with the first conversation at the door. Lengths and arrival times of the
+    whole episode are drawn at reset, so that no choice shifts what another policy would see.
+
+    ## Episode End
+    1. Termination: the last conversation has ended. The final step runs until then, and its
+       `info["metrics"]` has every metric of the episode.
+    2. Truncation: never.
+
+    ## Arguments
+    ```python
+    >>> import gymnasium, conserve_gym.envs
+    >>> env = gymnasium.make("conserve_gym/ConversationPlacement-v0",
+    ...                      scenario=["arrivals.rate=1.5", "workload.conversations=20"])
+    >>> env.action_space
+    Discrete(2)
+
+    ```
+
+    | Argument | Type | Default | Meaning |
+    |---|---|---|---|
+    | `scenario` | `Scenario` or list of str | `()` | a built scenario, or overrides of
+    `conf/scenario.yaml` as on a Hydra command line |
+    | `render_mode` | `"ansi"` or None | None | text picture of the cluster |
+
+    Raises `ConfigurationError` for a key or value that is not right, or a cluster in which
+    nothing can be disaggregated.
+
+    ## Version History
+    * v0: initial version
+    """
+
+    action_kind = "conversation"
+
+
+class JointPlacementEnv(PlacementEnv):
+    """Choose the pair of engines for each conversation.
+
+    ## Description
+    As `ConversationPlacement-v0`, but the agent also chooses which engine decodes and which
+    prefills.
+
+    ## Action Space
+    `Discrete(n)`: one action a candidate (prefill engine, decode engine) that the roles allow: for
+    each engine that decodes, colocation there, then every other engine that prefills for it.
+    `action_masks()` says which decoders have room. An action against the mask is carried out all
+    the same: the engine then evicts idle KV or preempts.
+
+    ## Observation Space
+    A `Dict` of `Box(0, 1)` of float32: `cluster` (fields,), `conversation` (fields,), `engines`
+    (engines, fields); scaling as in `ConversationPlacement-v0`.
+
+    <observation table>
+
+    ## Rewards
+    As in `ConversationPlacement-v0`.
+
+    ## Starting State
+    As in `ConversationPlacement-v0`.
+
+    ## Episode End
+    As in `ConversationPlacement-v0`.
+
+    ## Arguments
+    As in `ConversationPlacement-v0`.
+
+    ## Version History
+    * v0: initial version
+    """
+
+    action_kind = "joint"
