@@ -58,8 +58,8 @@ format: $(STAMP) ## rewrite the code in the project's format, mending what can b
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(STAMP) ## measure the speed of the environments and of a decision
-	$(BIN)/python scripts/benchmark.py
+bench: $(STAMP) ## measure the speed of the simulator, of training and of a decision
+	$(BIN)/python scripts/speed.py
 
 clean: ## remove what builds and checks leave behind; the virtual environment and runs/ stay
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

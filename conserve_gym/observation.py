@@ -127,16 +127,15 @@ class Scaler:
         ) + tuple(f"engines[{i}].{f.name}" for i in range(n_engines) for f in FIELDS_OF["engines"])
         logarithmic = np.array([field.scale == "log" for field in fields])
         high = np.array([field.high for field in fields])
-        self._linear = np.flatnonzero(~logarithmic)
-        self._linear_factor = 1.0 / high[self._linear]
-        # log1p of a linear field is computed too and thrown away: cheaper than two gathers.
-        self._log_factor = 1.0 / np.log1p(high)
+        # Every field is computed both ways, one of them times 0: cheaper than two gathers.
+        self._linear_factor = np.where(logarithmic, 0.0, 1.0 / high)
+        self._log_factor = np.where(logarithmic, 1.0 / np.log1p(high), 0.0)
 
     def __call__(self, raw: FloatArray) -> npt.NDArray[np.float32]:
         """Scale a flat raw observation of shape (size,)."""
         scaled = np.log1p(raw)
         scaled *= self._log_factor
-        scaled[self._linear] = raw[self._linear] * self._linear_factor
+        scaled += raw * self._linear_factor
         # NaN passes through: the runtime must see it.
         return np.minimum(scaled, 1.0).astype(np.float32)
 

@@ -15,7 +15,7 @@ from conserve_gym.envs import rendering
 from conserve_gym.envs.configuration import ConfigurationError, Scenario, load_scenario
 from conserve_gym.envs.reward import reward_terms, weighted
 from conserve_gym.envs.serving.cluster import Cluster
-from conserve_gym.envs.serving.standalone import StandaloneEngine
+from conserve_gym.envs.serving.standalone import Standalone, StandaloneEngine
 from conserve_gym.envs.workloads.workload import draw_episode
 from conserve_gym.metrics import ConversationRecord, RecordReader, summarise
 from conserve_gym.observation import FIELDS, FIELDS_OF, GROUPS, Observation, Scaler, split
@@ -94,8 +94,8 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
         self._reader = RecordReader()
         self._read = 0
         self._records: list[ConversationRecord] = []
+        self._alone: list[Standalone] = []
         self._joules = 0.0
-        self._decided_s = 0.0
         self._cluster.advance()
         observation = self._observe()
         return self._scaled(observation), self._info(0.0)
@@ -115,11 +115,14 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
         ended = self._reader.read(cluster.ledger.since(self._read))
         joules = cluster.meter()
         self._read = len(cluster.ledger)
-        terms = reward_terms(
-            (record.normalised(self._alone(record)) for record in ended), joules - self._joules
-        )
+        alone = [
+            self._standalone.latencies(cluster.conversations[record.conversation].turns)
+            for record in ended
+        ]
+        terms = reward_terms(map(ConversationRecord.normalised, ended, alone), joules - self._joules)
         self._joules = joules
         self._records += ended
+        self._alone += alone
         info = self._info(cluster.now - placed_s)
         info["reward_terms"] = terms
         if terminated:
@@ -161,13 +164,10 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
             "conversation_id": self._observation.conversation,
         }
 
-    def _alone(self, record: ConversationRecord) -> Any:
-        return self._standalone.latencies(self.cluster.conversations[record.conversation].turns)
-
     def _summary(self) -> dict[str, float]:
         return summarise(
             self._records,
-            [self._alone(record) for record in self._records],
+            self._alone,
             joules=self._joules,
             output_by_engine=self._reader.output_by_engine,
             decoders=self.fleet.decoders,

@@ -1,0 +1,134 @@
+"""Measures the speed of the simulator, of training and of the runtime; writes bench.csv.
+
+Run it on a quiet machine. Times are those of one core; the smallest of several runs is shown,
+because everything else on the machine only adds to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+REPEATS = 5
+
+Row = tuple[str, float, str, str]
+
+
+def paper_cell() -> Iterator[Row]:
+    """Time one 255-conversation, 5-turn episode on the paper's cluster."""
+    from conserve_gym.agents.evaluation import play
+    from conserve_gym.baselines.registry import make_baseline
+    from conserve_gym.envs.configuration import load_scenario
+
+    scenario = load_scenario(["arrivals.rate=1.634"])
+    policy = make_baseline("conserve")
+    seconds = _best(lambda: play(scenario, policy, 0))
+    yield "paper_cell_s", seconds, "s", "255 conversations x 5 turns on 1P3D, metrics included"
+
+
+def training_and_runtime() -> Iterator[Row]:
+    """Time PPO with 8 environments in one process, and decisions of what it exports."""
+    import hydra
+
+    from conserve_gym.agents.export import export
+    from conserve_gym.agents.training import train
+
+    steps = 32_768
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        overrides = [f"run={run}", "progress_bar=false", "experiment=quick"]
+        with hydra.initialize_config_module("conserve_gym.conf", version_base="1.3"):
+            warm = hydra.compose("train", [*overrides, f"run={run}_warm", "total_timesteps=1"])
+            config = hydra.compose("train", [*overrides, f"total_timesteps={steps}"])
+        train(warm)
+        began = time.perf_counter()
+        train(config)
+        rate = steps / (time.perf_counter() - began)
+        yield "ppo_decisions_per_s", rate, "1/s", "PPO, 8 environments, learning included"
+        export(run, Path(folder) / "policy")
+        yield from runtime_decisions(Path(folder) / "policy")
+
+
+def runtime_decisions(policy: Path) -> Iterator[Row]:
+    """Time decisions along an episode: with a ready observation, and from the ledger on."""
+    from conserve_gym.agents.evaluation import play
+    from conserve_gym.agents.runtime.scheduler import Scheduler
+    from conserve_gym.envs.configuration import load_scenario
+    from conserve_gym.ledger import Ledger, Placed
+    from conserve_gym.observation import Observer
+
+    scheduler = Scheduler.load(policy)
+    scenario = load_scenario(["arrivals.rate=1.634", "workload.conversations=2000"])
+    recorded = play(scenario, scheduler, 0).ledger
+    past = Ledger()
+    observer = Observer(past, scenario.cluster.fleet(scheduler.deployment))
+    decide, both = [], []
+    for event in recorded:
+        if isinstance(event, Placed):
+            began = time.perf_counter_ns()
+            observation = observer.observe(event.time, event.conversation)
+            observed = time.perf_counter_ns()
+            scheduler.decision(observation)
+            ended = time.perf_counter_ns()
+            decide.append(ended - observed)
+            both.append(ended - began)
+        past.append(event)
+    for name, nanoseconds, says in (
+        ("runtime_decision", decide, "scaling, checks, network, placement"),
+        ("runtime_observe_and_decide", both, "the same, and reading the ledger's new events"),
+    ):
+        for percent in (50, 99):
+            value = float(np.percentile(nanoseconds, percent)) / 1e3
+            yield f"{name}_p{percent}_us", value, "us", says
+
+
+def runtime_import() -> Iterator[Row]:
+    """Time a process that imports the runtime and ends, NumPy included."""
+    command = [sys.executable, "-c", "import conserve_gym.agents.runtime.scheduler"]
+    seconds = _best(lambda: subprocess.run(command, check=True))
+    yield "runtime_import_s", seconds, "s", "whole process, Python's own start included"
+
+
+def _best(run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("bench.csv"))
+    output: Path = parser.parse_args().output
+    console = Console()
+    table = Table("name", "value", "unit", "what")
+    rows: list[Row] = []
+    for measure in (runtime_import, paper_cell, training_and_runtime):
+        with console.status(f"measuring {measure.__name__}"):
+            rows += measure()
+    for name, value, unit, says in rows:
+        table.add_row(name, f"{value:.4g}", unit, says)
+    console.print(table)
+    with output.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("name", "value", "unit"))
+        writer.writerows((name, json.dumps(value), unit) for name, value, unit, _ in rows)
+    console.print(f"written: {output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""The environments: Gymnasium's rules, seeds, rewards, masks and documentation."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
+
+import conserve_gym.envs  # noqa: F401 - registers the environments
+from conserve_gym.envs.configuration import ConfigurationError
+from conserve_gym.observation import FIELDS, FIELDS_OF
+from conserve_gym.registration import ENVIRONMENTS
+
+IDS = tuple(ENVIRONMENTS)
+SMALL = ("workload.conversations=12", "arrivals.rate=2.0")
+
+ALLOWED_WARNINGS = (
+    # One row an engine is the point of the observation; FlattenObservation makes one vector of it.
+    "Your observation engines has an unconventional shape",
+)
+
+
+def rollout(env: gymnasium.Env, seed: int, actions: np.random.Generator) -> list[tuple]:
+    observation, info = env.reset(seed=seed)
+    steps = [(observation, 0.0, info)]
+    terminated = False
+    while not terminated:
+        mask = env.unwrapped.action_masks()
+        action = np.int64(actions.choice(np.flatnonzero(mask)))
+        observation, reward, terminated, truncated, info = env.step(action)
+        assert not truncated
+        steps.append((observation, reward, info))
+    return steps
+
+
+@pytest.mark.parametrize("cluster", ["a40_1p3d", "a40_4mixed"])
+@pytest.mark.parametrize("identifier", IDS)
+def test_checkers_pass_without_other_warnings(identifier: str, cluster: str) -> None:
+    env = gymnasium.make(identifier, scenario=[*SMALL, f"cluster={cluster}"], render_mode="ansi")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_env(env.unwrapped)
+        check_env_for_sb3(env.unwrapped)
+    unexpected = [
+        str(warning.message)
+        for warning in caught
+        if not any(allowed in str(warning.message) for allowed in ALLOWED_WARNINGS)
+    ]
+    assert not unexpected
+
+
+@pytest.mark.parametrize("identifier", IDS)
+def test_same_seed_same_ledger_and_observations(identifier: str) -> None:
+    env = gymnasium.make(identifier, scenario=SMALL)
+    first = rollout(env, 3, np.random.default_rng(0))
+    digest = env.unwrapped.cluster.ledger.digest()
+    second = rollout(env, 3, np.random.default_rng(0))
+    assert env.unwrapped.cluster.ledger.digest() == digest
+    for (a, reward_a, _), (b, reward_b, _) in zip(first, second, strict=True):
+        assert reward_a == reward_b
+        assert all(a[group].tobytes() == b[group].tobytes() for group in a)
+    rollout(env, 4, np.random.default_rng(0))
+    assert env.unwrapped.cluster.ledger.digest() != digest
+
+
+def test_reset_without_seed_goes_on_with_the_stream() -> None:
+    env = gymnasium.make(IDS[0], scenario=SMALL).unwrapped
+    env.reset(seed=1)
+    first = env.cluster.conversations
+    env.reset()
+    second = env.cluster.conversations
+    env.reset(seed=1)
+    assert env.cluster.conversations == first
+    env.reset()
+    assert env.cluster.conversations == second != first
+
+
+@pytest.mark.parametrize("identifier", IDS)
+def test_choices_never_shift_what_another_policy_would_see(identifier: str) -> None:
+    env = gymnasium.make(identifier, scenario=SMALL).unwrapped
+    rollout(env, 5, np.random.default_rng(0))
+    first = env.cluster.conversations
+    rollout(env, 5, np.random.default_rng(1))
+    assert env.cluster.conversations == first
+
+
+def test_reward_is_the_weighted_sum_of_the_terms_and_ends_complete() -> None:
+    env = gymnasium.make(IDS[0], scenario=[*SMALL, "reward=energy"])
+    steps = rollout(env, 0, np.random.default_rng(0))
+    weights = env.unwrapped.scenario.reward
+    for _, reward, info in steps[1:]:
+        expected = sum(getattr(weights, term) * v for term, v in info["reward_terms"].items())
+        assert reward == pytest.approx(expected)
+        assert info["dt"] > 0.0 or len(steps) < 2
+    metrics = steps[-1][2]["metrics"]
+    attained = sum(info["reward_terms"]["attained"] for _, _, info in steps[1:])
+    assert attained == pytest.approx(metrics["slo_attainment_pct"] / 100 * 12)
+    joules = -sum(info["reward_terms"]["energy"] for _, _, info in steps[1:])
+    assert joules == pytest.approx(metrics["energy_kj"])
+    assert sum(info["dt"] for _, _, info in steps) + steps[0][2]["sim_time"] == pytest.approx(
+        steps[-1][2]["sim_time"]
+    )
+
+
+def test_mask_leaves_out_full_decoders_and_an_action_against_it_is_carried_out() -> None:
+    env = gymnasium.make(
+        "conserve_gym/JointPlacement-v0",
+        scenario=[
+            "workload.conversations=8",
+            "arrivals.rate=50",
+            "cluster.engines.0.kv_capacity_tokens=65536",
+            "cluster.engines.1.kv_capacity_tokens=65536",
+        ],
+    ).unwrapped
+    env.reset(seed=0)
+    at_first_decoder = np.int64(0)
+    held = 0
+    prompts = [conversation.turns[0].input_tokens for conversation in env.cluster.conversations]
+    while held + prompts[0] <= 65536:
+        assert env.action_masks().all()
+        env.step(at_first_decoder)
+        held += prompts.pop(0)
+    mask = env.action_masks()
+    assert not mask[:2].any() and mask[2:].all()
+    _, _, terminated, _, _ = env.step(at_first_decoder)
+    while not terminated:
+        _, _, terminated, _, _ = env.step(np.int64(2))
+
+
+def test_the_documentation_has_every_observation_field() -> None:
+    for identifier in IDS:
+        env = gymnasium.make(identifier, scenario=SMALL).unwrapped
+        rows = [line for line in (type(env).__doc__ or "").splitlines() if "| linear |" in line]
+        rows += [line for line in (type(env).__doc__ or "").splitlines() if "| log |" in line]
+        assert len(rows) == len(FIELDS)
+        for heading in (
+            "Description",
+            "Action Space",
+            "Observation Space",
+            "Rewards",
+            "Starting State",
+            "Episode End",
+            "Arguments",
+            "Version History",
+        ):
+            assert f"## {heading}" in (type(env).__doc__ or "")
+        for group, space in env.observation_space.items():
+            assert space.shape[-1] == len(FIELDS_OF[group])
+
+
+def test_environments_register_beside_an_imported_gymnasium() -> None:
+    env = gymnasium.make("conserve_gym.envs:conserve_gym/ConversationPlacement-v0", scenario=SMALL)
+    assert env.spec is not None and env.spec.id == "conserve_gym/ConversationPlacement-v0"
+
+
+def test_a_copy_in_mid_episode_has_the_same_future() -> None:
+    env = gymnasium.make(IDS[0], scenario=SMALL).unwrapped
+    env.reset(seed=0)
+    env.step(np.int64(1))
+    twin = copy.deepcopy(env)
+    for _ in range(8):
+        assert env.step(np.int64(1))[1] == twin.step(np.int64(1))[1]
+    assert env.cluster.ledger.digest() == twin.cluster.ledger.digest()
+
+
+@pytest.mark.parametrize("identifier", IDS)
+def test_render_shows_every_engine(identifier: str) -> None:
+    env = gymnasium.make(identifier, scenario=SMALL, render_mode="ansi")
+    env.reset(seed=0)
+    text = env.render()
+    assert isinstance(text, str)
+    assert text.count("KV [") == 4
+
+
+@pytest.mark.parametrize(
+    ("scenario", "says"),
+    [
+        (["cluster=nowhere"], "nowhere"),
+        (["workload.conversation=3"], "workload.conversation"),
+        (["cluster.engines.0.role=oracle"], "cluster.engines.0.role"),
+        (["cluster.engines.0.role=decode"], "cannot disaggregate"),
+        (["reward.attained=much"], "reward.attained"),
+        (["deployment.reservation=all"], "deployment"),
+    ],
+)
+def test_a_wrong_scenario_is_one_clear_error(scenario: list[str], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        gymnasium.make(IDS[0], scenario=scenario)
+
+
+def test_a_wrong_action_and_a_finished_episode_are_errors() -> None:
+    env = gymnasium.make(IDS[0], scenario=["workload.conversations=1"]).unwrapped
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="not in Discrete"):
+        env.step(np.int64(2))
+    env.step(np.int64(0))
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(np.int64(0))
