@@ -206,7 +206,6 @@ class Cluster:
         output_tokens = self.conversations[conversation].turns[turn].output_tokens
         self.engines[source].release(prompt)
         self.engines[target].deliver(Request(conversation, turn, tokens, 0, output_tokens))
-        self._room_freed()
 
     def on_first_token(self, request: Request) -> None:
         """Write the first token of a turn down."""
@@ -232,7 +231,6 @@ class Cluster:
                 request.output_tokens,
             )
         )
-        self._room_freed()
         self._door_changed = True
         turns = self.conversations[conversation].turns
         every_turn = self._deployment.decides_every_turn
@@ -244,6 +242,11 @@ class Cluster:
             self._ended += 1
             return False
         return not every_turn
+
+    def on_room_freed(self) -> None:
+        """Let prefill engines look again, once what is under way now has settled."""
+        if self._without_room:
+            self._clock.timeout(0.0).callbacks.append(self._nudge)
 
     def after_turn(self, request: Request) -> None:
         """Let the conversation's next turn come after its gap."""
@@ -260,11 +263,6 @@ class Cluster:
     def _on_gap_over(self, event: simpy.Event) -> None:
         conversation, turn = cast(tuple[int, int], event.value)
         self._start_turn(conversation, turn)
-
-    def _room_freed(self) -> None:
-        """Let prefill engines look again, once what is under way now has settled."""
-        if self._without_room:
-            self._clock.timeout(0.0).callbacks.append(self._nudge)
 
     def _nudge(self, _: simpy.Event) -> None:
         engines, self._without_room = self._without_room, set()

@@ -32,9 +32,10 @@ class Request:
         output_tokens: Tokens to generate; 0 when the prompt is computed for another engine.
 
     Attributes:
-        cached_tokens: Part of the prompt that was found in the KV pool, or moved there.
         submitted_s: When it reached the engine.
         started_s: When its first step began.
+        cached_tokens: Part of the prompt that was in the KV pool by then; preemption does not
+            change it.
     """
 
     __slots__ = (
@@ -94,6 +95,9 @@ class EngineListener(Protocol):
 
     def on_turn_finished(self, request: Request) -> bool:
         """A turn's last token came out. Returns whether its KV stays for the next turn."""
+
+    def on_room_freed(self) -> None:
+        """KV that was held may now be taken: a turn has ended or lost its KV, or it was moved."""
 
     def after_turn(self, request: Request) -> None:
         """The finished turn's KV is parked or free."""
@@ -175,9 +179,8 @@ class Engine:
         self._wake()
 
     def nudge(self) -> None:
-        """Look again at a prompt that found no room for its KV elsewhere."""
-        if self._step_end is None:
-            self._wake()
+        """Look again, at the next step boundary, at prompts that found no room elsewhere."""
+        self._wake()
 
     def reserve(self, conversation: int, tokens: int) -> bool:
         """Set memory aside for KV that will be moved here; returns False if there is none."""
@@ -201,6 +204,7 @@ class Engine:
         """Give back the KV of a prompt that was computed for another engine."""
         self._settle()
         self.kv.free(request.input_tokens)
+        self._listener.on_room_freed()
         self._wake()
 
     def drop(self, conversation: int) -> None:
@@ -381,6 +385,7 @@ class Engine:
 
     def _join_kv_arrived(self) -> None:
         for request in self._kv_arrived:
+            request.started_s = self._clock.now
             request.cached_tokens = request.input_tokens - 1
             self._running[request] = None
             self._unseen.append(request)
@@ -421,6 +426,7 @@ class Engine:
             self.kv.park(request.conversation, length)
         else:
             self.kv.free(length)
+        self._listener.on_room_freed()
         self._listener.after_turn(request)
 
     # --- KV blocks of decodes ---
@@ -495,6 +501,7 @@ class Engine:
         request.reusable_tokens = 0
         self.preemptions += 1
         self._waiting.appendleft(request)
+        self._listener.on_room_freed()
 
     def _run_energy(self, elapsed: float) -> float:
         """Return the joules of a run up to ``elapsed``; the step under way counts pro rata."""

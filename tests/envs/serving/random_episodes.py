@@ -1,0 +1,215 @@
+"""Random clusters, workloads and policies for property tests, and how to play them.
+
+Hypothesis draws the structure; times and coefficients are real numbers from a seeded stream of
+their own, so that events of different engines never coincide unless they are meant to.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from unittest.mock import patch
+
+from hypothesis import strategies as st
+
+from conserve_gym.envs.serving import cluster as cluster_module
+from conserve_gym.envs.serving.cluster import Cluster
+from conserve_gym.envs.serving.cluster_spec import ClusterSpec, EngineSpec
+from conserve_gym.envs.serving.hardware import (
+    DecodeLaw,
+    Hardware,
+    MixedLaw,
+    ModelFigures,
+    PowerLaw,
+    PrefillLaw,
+    Provenance,
+)
+from conserve_gym.envs.serving.link import LinkSpec
+from conserve_gym.envs.workloads.conversation import Conversation, Turn
+from conserve_gym.fleet import Role
+from conserve_gym.observation import Observation
+from conserve_gym.placement import Placement
+from conserve_gym.policy import Deployment, Reservation
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Everything that a run depends on.
+
+    Attributes:
+        spec: The cluster.
+        deployment: How it is run.
+        conversations: The workload.
+        choices: Seed of the random placements.
+        heeds_door: Whether placements keep to engines that are open.
+    """
+
+    spec: ClusterSpec
+    deployment: Deployment
+    conversations: tuple[Conversation, ...]
+    choices: int
+    heeds_door: bool
+
+    def choose(self, observation: Observation) -> Placement:
+        """Place at random, by a stream that only the turn decides."""
+        # A string seeds the same stream in every process; a tuple's hash may not.
+        rng = random.Random(f"{self.choices} {observation.conversation} {observation.turn}")
+        fleet = observation.fleet
+        decoders = [e for e in fleet.decoders if observation.open_to[e] or not self.heeds_door]
+        decode_at = rng.choice(decoders)
+        prefill_at = rng.choice((decode_at, *fleet.prefillers_for(decode_at)))
+        return Placement(prefill_at, decode_at, rng.choice((0.0, 25.0, math.inf)))
+
+    def play(
+        self,
+        engine: type | None = None,
+        before: Callable[[Cluster], None] = lambda _: None,
+        at_door: Callable[[Cluster], None] = lambda _: None,
+    ) -> Cluster:
+        """Run the episode to its end.
+
+        Args:
+            engine: What to build the cluster of, if not of the package's engine.
+            before: Called once the cluster stands.
+            at_door: Called before every placement.
+        """
+        with patch.object(cluster_module, "Engine", engine or cluster_module.Engine):
+            cluster = Cluster(self.spec, self.deployment, self.conversations)
+        before(cluster)
+        while cluster.advance():
+            at_door(cluster)
+            cluster.place(self.choose(cluster.observe()))
+        return cluster
+
+
+def hardware(rng: random.Random, *, plain: bool = False) -> Hardware:
+    """Return coefficients for which a few hundred tokens cross every floor and cap.
+
+    Args:
+        rng: Where they come from.
+        plain: Whether terms that may be 0 are 0.
+    """
+
+    def between(low: float, high: float) -> float:
+        return rng.uniform(low, high)
+
+    def or_zero(low: float, high: float) -> float:
+        return 0.0 if plain else between(low, high)
+
+    idle_w = between(20.0, 80.0)
+    base_w = idle_w + or_zero(1.0, 60.0)
+    return Hardware(
+        gpu="random",
+        model="random",
+        prefill=PrefillLaw(
+            floor_ms=between(5.0, 15.0),
+            base_ms=between(1.0, 8.0),
+            token_us=between(50.0, 300.0),
+            attention_ns=or_zero(10.0, 1000.0),
+        ),
+        decode=DecodeLaw(
+            floor_ms=between(3.0, 12.0),
+            floor_sequence_us=or_zero(1.0, 300.0),
+            base_ms=between(1.0, 6.0),
+            sequence_us=or_zero(1.0, 500.0),
+            kv_us=or_zero(1.0, 40.0),
+        ),
+        mixed=MixedLaw(kv_factor=between(0.5, 3.0)),
+        power=PowerLaw(
+            idle_w=idle_w,
+            base_w=base_w,
+            cap_w=base_w + between(1.0, 200.0),
+            joule_per_gb=between(0.05, 1.0),
+            joule_per_tflop=or_zero(0.1, 4.0),
+        ),
+        figures=ModelFigures(
+            weights_gb=between(0.1, 2.0),
+            gflop_per_token=between(0.5, 5.0),
+            kflop_per_attended_token=or_zero(50.0, 500.0),
+            kv_bytes_per_token=10.0 ** between(4.0, 7.0),
+        ),
+        provenance=Provenance(source="drawn", date="2026-01-01", holdout_error_pct={}),
+    )
+
+
+def link(rng: random.Random) -> LinkSpec:
+    """Return a link on which a prompt of some hundred tokens takes some milliseconds."""
+    return LinkSpec(
+        small_tokens=rng.randrange(60),
+        small_ms=rng.uniform(0.1, 5.0),
+        base_ms=rng.uniform(0.1, 20.0),
+        token_us=rng.uniform(1.0, 300.0),
+    )
+
+
+@st.composite
+def turns(draw: st.DrawFn, rng: random.Random) -> tuple[Turn, ...]:
+    """Draw the turns of a conversation, some of which append much or rewrite their context."""
+    outputs = st.one_of(st.just(1), st.integers(2, 60), st.integers(2, 60))
+    first = draw(st.one_of(st.integers(1, 15), st.integers(20, 150)))
+    played = [Turn(first, first, draw(outputs), 0.0)]
+    for _ in range(draw(st.integers(0, 3))):
+        held = played[-1].input_tokens + played[-1].output_tokens
+        appended = draw(st.one_of(st.integers(1, 8), st.integers(1, 8), st.integers(20, 100)))
+        kept = held
+        if draw(st.integers(0, 3)) == 0:  # rewritten: only a part of what is held is still valid
+            kept = draw(st.integers(0, held))
+        gap_s = 0.0 if draw(st.booleans()) else rng.uniform(0.0, 0.4)
+        played.append(Turn(kept + appended, appended, draw(outputs), gap_s))
+    return tuple(played)
+
+
+@st.composite
+def workloads(draw: st.DrawFn, rng: random.Random, most: int) -> tuple[Conversation, ...]:
+    """Draw up to `most` conversations that arrive close enough to meet each other."""
+    spacing = draw(st.sampled_from((0.01, 0.1, 0.5)))
+    time = 0.0
+    conversations = []
+    for _ in range(draw(st.integers(1, most))):
+        time += rng.uniform(0.0, spacing)
+        conversations.append(Conversation(time, draw(turns(rng))))
+    return tuple(conversations)
+
+
+@st.composite
+def episodes(draw: st.DrawFn, most_conversations: int = 8) -> Episode:
+    """Draw a cluster, a workload and a policy."""
+    rng = random.Random(draw(st.integers(0, 2**32), label="seed of the real numbers"))
+    conversations = draw(workloads(rng, most_conversations))
+    peak = max(conversation.peak_tokens for conversation in conversations)
+    roles = draw(st.lists(st.sampled_from(Role), min_size=1, max_size=4))
+    if not any(role.decodes for role in roles):
+        roles.append(Role.DECODE)
+    block_tokens = draw(st.sampled_from((1, 2, 4, 16)))
+    roomy = draw(st.booleans(), label="roomy pools")
+    engines = []
+    for i, role in enumerate(roles):
+        spare = draw(st.integers(0, 40 if not roomy else 1500), label="spare tokens")
+        engines.append(
+            EngineSpec(
+                role=role,
+                hardware=f"tier {i}",
+                count=1,
+                token_budget=draw(st.one_of(st.integers(1, 40), st.integers(60, 400))),
+                max_sequences=draw(st.sampled_from((1, 2, 3, 1024))),
+                kv_capacity_tokens=-(-(peak + spare) // block_tokens) * block_tokens,
+                block_tokens=block_tokens,
+            )
+        )
+    plain = draw(st.booleans(), label="coefficients of 0")
+    spec = ClusterSpec(
+        name="random",
+        hardware={f"tier {i}": hardware(rng, plain=plain) for i in range(len(engines))},
+        engines=tuple(engines),
+        link=link(rng),
+        mixed_token_budget=draw(st.integers(8, 200)),
+        standalone="tier 0",
+    )
+    deployment = Deployment(
+        all_mixed=draw(st.booleans()),
+        reservation=draw(st.sampled_from(Reservation)),
+        decides_every_turn=draw(st.booleans()),
+    )
+    return Episode(spec, deployment, conversations, draw(st.integers(0, 99)), draw(st.booleans()))

@@ -1,0 +1,371 @@
+"""A deliberately plain engine: what the engine of `conserve_gym.envs.serving` has to equal.
+
+It follows the same rules by other means. Every step is one event; every sequence has a list of
+numbered blocks and its own counts; every sum is a loop; time and energy of a step are written out
+from the hardware's coefficients. Of the package it uses the request that the cluster hands in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import simpy
+
+from conserve_gym.envs.serving.engine import EngineListener, Request
+from conserve_gym.envs.serving.hardware import Hardware
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A turn that runs: its blocks, and how much of it they hold."""
+
+    request: Request
+    table: list[int] = field(default_factory=list)
+    generated: int = 0
+    length: int = 0  # tokens whose KV is in the pool
+    needed: int = 0  # tokens whose KV must be there before the next token can be sampled
+    decodes: bool = False
+    first_token_out: bool = False
+
+
+class Pool:
+    """Numbered blocks, and the tables of conversations that are idle."""
+
+    def __init__(self, capacity_tokens: int, block_tokens: int) -> None:
+        self.block_tokens = block_tokens
+        self.capacity_blocks = capacity_tokens // block_tokens
+        self.unused = list(range(self.capacity_blocks))
+        self.idle: dict[int, tuple[list[int], int]] = {}  # least recently used first
+        self.allocated_blocks = 0
+        self.freed_blocks = 0
+        self.evicted_blocks = 0
+
+    @property
+    def used_blocks(self) -> int:
+        return self.capacity_blocks - len(self.unused)
+
+    def blocks(self, tokens: int) -> int:
+        blocks = 0
+        while blocks * self.block_tokens < tokens:
+            blocks += 1
+        return blocks
+
+    def obtainable(self) -> int:
+        return len(self.unused) + sum(len(table) for table, _ in self.idle.values())
+
+    def take(self) -> int:
+        if not self.unused:
+            self._evict_one()
+        self.allocated_blocks += 1
+        return self.unused.pop()
+
+    def give_back(self, table: list[int]) -> None:
+        for block in table:
+            assert block not in self.unused
+            self.unused.append(block)
+            self.freed_blocks += 1
+
+    def park(self, conversation: int, table: list[int], tokens: int) -> None:
+        assert len(table) == self.blocks(tokens)
+        self.idle[conversation] = (table, tokens)
+
+    def wake(self, conversation: int, tokens: int, reusable_tokens: int) -> tuple[list[int], int]:
+        """Return a table with room for `tokens`, and how many of them are cached in it."""
+        table, resident = self.idle.pop(conversation, ([], 0))
+        whole = 0  # blocks that can be reused; the last token is never among them
+        while (whole + 1) * self.block_tokens <= min(resident, reusable_tokens, tokens - 1):
+            whole += 1
+        self.give_back(table[whole:])
+        table = table[:whole]
+        while len(table) * self.block_tokens < tokens:
+            table.append(self.take())
+        return table, whole * self.block_tokens
+
+    def _evict_one(self) -> None:
+        conversation = next(iter(self.idle))
+        table, tokens = self.idle[conversation]
+        self.give_back([table[-1]])
+        self.evicted_blocks += 1
+        if len(table) == 1:
+            del self.idle[conversation]
+        else:
+            tokens = min(tokens, (len(table) - 1) * self.block_tokens)
+            self.idle[conversation] = (table[:-1], tokens)
+
+
+class ReferenceEngine:
+    """One GPU under an inference engine, step by step."""
+
+    def __init__(
+        self,
+        clock: simpy.Environment,
+        hardware: Hardware,
+        *,
+        kv_capacity_tokens: int,
+        block_tokens: int,
+        token_budget: int,
+        max_sequences: int,
+        listener: EngineListener,
+    ) -> None:
+        self.clock = clock
+        self.hardware = hardware
+        self.token_budget = token_budget
+        self.max_sequences = max_sequences
+        self.listener = listener
+        self.kv = Pool(kv_capacity_tokens, block_tokens)
+        self.steps = 0
+        self.preemptions = 0
+        self.joules = {"prefill": 0.0, "mixed": 0.0, "decode": 0.0, "idle": 0.0}
+
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []  # in order of admission
+        self.batch: list[Sequence] = []  # of these, those that decode, in order of joining
+        self.arrived: list[Request] = []
+        self.set_aside: dict[int, list[int]] = {}  # tables for KV that is yet to be moved here
+        self.sent_off: dict[int, list[int]] = {}  # tables of prompts computed for other engines
+
+        self.steps_now = False
+        self.deciding = False
+        self.since = 0.0  # when the step or the idleness under way began
+        self.step_seconds = 0.0
+        self.step_joules = 0.0
+        self.phase = "idle"
+        self.chunks: list[tuple[Sequence, int]] = []
+
+    # --- what the cluster asks ---
+
+    def submit(self, request: Request) -> None:
+        request.submitted_s = self.clock.now
+        self.waiting.append(Sequence(request))
+        self._start_if_idle()
+
+    def nudge(self) -> None:
+        self._start_if_idle()
+
+    def reserve(self, conversation: int, tokens: int) -> bool:
+        if self.kv.blocks(tokens) > self.kv.obtainable():
+            return False
+        self.set_aside[conversation], _ = self.kv.wake(conversation, tokens, 0)
+        return True
+
+    def deliver(self, request: Request) -> None:
+        request.submitted_s = self.clock.now
+        self.arrived.append(request)
+        self._start_if_idle()
+
+    def release(self, request: Request) -> None:
+        self.kv.give_back(self.sent_off.pop(request.conversation))
+        self.listener.on_room_freed()
+        self._start_if_idle()
+
+    def drop(self, conversation: int) -> None:
+        table, _ = self.kv.idle.pop(conversation, ([], 0))
+        self.kv.give_back(table)
+
+    def energy_j(self) -> dict[str, float]:
+        joules = dict(self.joules)
+        elapsed = self.clock.now - self.since
+        if self.steps_now:
+            joules[self.phase] += self.step_joules * elapsed / self.step_seconds
+        else:
+            joules["idle"] += self.hardware.power.idle_w * elapsed
+        return joules
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.steps_now
+
+    # --- one step ---
+
+    def _start_if_idle(self) -> None:
+        if not self.steps_now and not self.deciding:
+            self.joules["idle"] += self.hardware.power.idle_w * (self.clock.now - self.since)
+            self._start_step()
+
+    def _start_step(self) -> None:
+        self.deciding = True
+        self.since = self.clock.now
+        for request in self.arrived:
+            sequence = Sequence(request, self.set_aside.pop(request.conversation))
+            sequence.length = request.input_tokens - 1
+            request.cached_tokens = sequence.length
+            request.started_s = self.clock.now
+            self.running.append(sequence)
+            self._join_batch(sequence)
+        self.arrived = []
+
+        if not self._take_blocks_for_decodes():
+            self._admit()
+
+        tokens_left = self.token_budget - len(self.batch)
+        self.chunks = []
+        for sequence in self.running:
+            if not sequence.decodes and tokens_left > 0:
+                chunk = min(sequence.needed - sequence.length, tokens_left)
+                tokens_left -= chunk
+                self.chunks.append((sequence, chunk))
+
+        self.deciding = False
+        self.steps_now = bool(self.chunks or self.batch)
+        if self.steps_now:
+            self.step_seconds = self._seconds()
+            self.step_joules = self._joules()
+            self.phase = "decode"
+            if self.chunks:
+                self.phase = "mixed" if self.batch else "prefill"
+            self.clock.timeout(self.step_seconds).callbacks.append(self._end_step)
+
+    def _end_step(self, _: simpy.Event) -> None:
+        self.deciding = True
+        self.steps += 1
+        self.joules[self.phase] += self.step_joules
+        batch = list(self.batch)
+        for sequence in batch:
+            sequence.length += 1
+            sequence.generated += 1
+        for sequence in batch:
+            self._tell_first_token(sequence)
+        for sequence in batch:
+            if sequence.generated == sequence.request.output_tokens:
+                self.batch.remove(sequence)
+                self._end_turn(sequence)
+        for sequence, chunk in self.chunks:
+            sequence.length += chunk
+            if sequence.length == sequence.needed:
+                self._end_prompt(sequence)
+        self._start_step()
+
+    # --- prompts ---
+
+    def _admit(self) -> None:
+        """Let waiting turns run while there is budget, memory and a place in the batch."""
+        budget = self.token_budget - len(self.batch)
+        for sequence in self.running:
+            if not sequence.decodes:
+                budget -= sequence.needed - sequence.length
+        for sequence in list(self.waiting):
+            request = sequence.request
+            needed = request.input_tokens + sequence.generated
+            if budget <= 0 or len(self.running) >= self.max_sequences:
+                return
+            if self.kv.blocks(needed) > self.kv.obtainable():
+                return
+            for_another_engine = request.output_tokens == 0
+            if for_another_engine and not self.listener.reserves(request):
+                continue
+            self.waiting.remove(sequence)
+            sequence.table, sequence.length = self.kv.wake(
+                request.conversation, needed, request.reusable_tokens
+            )
+            sequence.needed = needed
+            if request.started_s < 0.0:
+                request.started_s = self.clock.now
+                request.cached_tokens = sequence.length
+            self.running.append(sequence)
+            budget -= needed - sequence.length
+
+    def _end_prompt(self, sequence: Sequence) -> None:
+        request = sequence.request
+        if request.output_tokens == 0:
+            self.running.remove(sequence)
+            self.sent_off[request.conversation] = sequence.table
+            self.listener.on_prefilled(request)
+            return
+        sequence.generated += 1
+        self._tell_first_token(sequence)
+        if sequence.generated == request.output_tokens:
+            self._end_turn(sequence)
+        else:
+            self._join_batch(sequence)
+
+    # --- decodes ---
+
+    def _join_batch(self, sequence: Sequence) -> None:
+        sequence.decodes = True
+        self.batch.append(sequence)
+
+    def _tell_first_token(self, sequence: Sequence) -> None:
+        if not sequence.first_token_out:
+            sequence.first_token_out = True
+            self.listener.on_first_token(sequence.request)
+
+    def _end_turn(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        request = sequence.request
+        assert len(sequence.table) == self.kv.blocks(sequence.length)
+        if self.listener.on_turn_finished(request):
+            self.kv.park(request.conversation, sequence.table, sequence.length)
+        else:
+            self.kv.give_back(sequence.table)
+        self.listener.on_room_freed()
+        self.listener.after_turn(request)
+
+    def _take_blocks_for_decodes(self) -> bool:
+        """Give a block to each sequence whose last one is full; the youngest turns make way."""
+        preempted = False
+        while True:
+            full = [
+                sequence
+                for sequence in self.batch
+                if len(sequence.table) * self.kv.block_tokens == sequence.length
+            ]
+            if len(full) <= self.kv.obtainable():
+                break
+            # A prompt for another engine takes no more blocks, and ends by itself.
+            own = [sequence for sequence in self.running if sequence.request.output_tokens]
+            self._preempt(own[-1])
+            preempted = True
+        for sequence in full:
+            sequence.table.append(self.kv.take())
+        return preempted
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.preemptions += 1
+        self.running.remove(sequence)
+        if sequence.decodes:
+            self.batch.remove(sequence)
+        self.kv.give_back(sequence.table)
+        sequence.table = []
+        sequence.decodes = False
+        sequence.request.reusable_tokens = 0
+        self.waiting.insert(0, sequence)
+        self.listener.on_room_freed()
+
+    # --- the laws of a step, from the coefficients ---
+
+    def _seconds(self) -> float:
+        prefill, decode = self.hardware.prefill, self.hardware.decode
+        sequences = len(self.batch)
+        kv_tokens = sum(sequence.length for sequence in self.batch)
+        decode_floor_s = decode.floor_ms / 1e3 + decode.floor_sequence_us / 1e6 * sequences
+        if not self.chunks:
+            memory_s = decode.base_ms / 1e3 + decode.sequence_us / 1e6 * sequences
+            return max(decode_floor_s, memory_s + decode.kv_us / 1e6 * kv_tokens)
+        seconds = prefill.base_ms / 1e3
+        for sequence, chunk in self.chunks:
+            seconds += prefill.token_us / 1e6 * chunk
+            seconds += prefill.attention_ns / 1e9 * chunk * (sequence.length + chunk / 2)
+        floor_s = prefill.floor_ms / 1e3
+        if sequences:
+            seconds += decode.sequence_us / 1e6 * sequences
+            seconds += decode.kv_us / 1e6 * self.hardware.mixed.kv_factor * kv_tokens
+            floor_s = max(floor_s, decode_floor_s)
+        return max(floor_s, seconds)
+
+    def _joules(self) -> float:
+        power, figures = self.hardware.power, self.hardware.figures
+        kv_gb = figures.kv_bytes_per_token / 1e9
+        moved_gb = figures.weights_gb
+        tflop = 0.0
+        for sequence, chunk in self.chunks:
+            moved_gb += kv_gb * (sequence.length + chunk)
+            tflop += figures.gflop_per_token / 1e3 * chunk
+            attended = chunk * (sequence.length + chunk / 2)
+            tflop += figures.kflop_per_attended_token / 1e9 * attended
+        for sequence in self.batch:
+            moved_gb += kv_gb * (sequence.length + 1)
+            tflop += figures.gflop_per_token / 1e3
+            tflop += figures.kflop_per_attended_token / 1e9 * sequence.length
+        joules = power.base_w * self.step_seconds
+        joules += power.joule_per_gb * moved_gb + power.joule_per_tflop * tflop
+        return min(joules, power.cap_w * self.step_seconds)

@@ -1,0 +1,56 @@
+"""The engine covers whole runs of steps with one event; the result is that of single steps."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from random_episodes import Episode, episodes
+from reference_engine import ReferenceEngine
+
+from conserve_gym.envs.serving.cluster import Cluster
+from conserve_gym.ledger import Event
+
+REAL_FIELDS = {"time", "queued_s", "seconds", "joules"}
+
+
+def assert_same_event(actual: Event, expected: Event) -> None:
+    assert type(actual) is type(expected), f"{actual} instead of {expected}"
+    for name, value in expected._asdict().items():
+        if name in REAL_FIELDS:
+            value = pytest.approx(value, rel=1e-9, abs=1e-9)
+        assert getattr(actual, name) == value, f"{name}: {actual} instead of {expected}"
+
+
+def assert_same_engines(actual: Cluster, expected: Cluster) -> None:
+    for i, (one, other) in enumerate(zip(actual.engines, expected.engines, strict=True)):
+        for counter in ("steps", "preemptions", "is_idle"):
+            assert getattr(one, counter) == getattr(other, counter), f"{counter} of engine {i}"
+        for counter in ("allocated_blocks", "freed_blocks", "evicted_blocks", "used_blocks"):
+            assert getattr(one.kv, counter) == getattr(other.kv, counter), f"{counter} of {i}"
+        joules = other.energy_j()
+        assert one.energy_j() == pytest.approx(joules, rel=1e-9, abs=1e-9), f"energy of engine {i}"
+
+
+def assert_same_run(episode: Episode) -> None:
+    def meter(cluster: Cluster) -> None:
+        cluster.meter()
+
+    actual = episode.play(at_door=meter)
+    expected = episode.play(ReferenceEngine, at_door=meter)
+    for one, other in zip(actual.ledger, expected.ledger, strict=False):
+        assert_same_event(one, other)
+    assert len(actual.ledger) == len(expected.ledger)
+    assert_same_engines(actual, expected)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(episodes())
+def test_runs_of_steps_equal_single_steps(episode: Episode) -> None:
+    assert_same_run(episode)
+
+
+@pytest.mark.slow
+@settings(max_examples=6000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(episodes(most_conversations=20))
+def test_runs_of_steps_equal_single_steps_in_larger_episodes(episode: Episode) -> None:
+    assert_same_run(episode)

@@ -1,0 +1,299 @@
+"""What holds on every cluster, under every workload and policy."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from random_episodes import Episode, episodes
+
+from conserve_gym.envs.serving.cluster import Cluster
+from conserve_gym.ledger import (
+    ConversationEnded,
+    Event,
+    FirstToken,
+    KvMoved,
+    Placed,
+    Prefilled,
+    TurnArrived,
+    TurnFinished,
+)
+from conserve_gym.placement import Placement
+from conserve_gym.policy import Deployment, Reservation
+
+EXAMPLES = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def after_every_event(cluster: Cluster, callback: Callable[[], None]) -> None:
+    """Call back whenever the cluster's clock has made a step."""
+    clock = cluster._clock
+    step = clock.step
+
+    def step_and_call_back() -> None:
+        step()
+        callback()
+
+    clock.step = step_and_call_back  # type: ignore[method-assign]
+
+
+def of_type(cluster: Cluster, kind: type[Event]) -> list[Event]:
+    return [event for event in cluster.ledger if isinstance(event, kind)]
+
+
+@EXAMPLES
+@given(episodes())
+def test_every_turn_is_served_once_in_order_with_the_tokens_asked_for(episode: Episode) -> None:
+    cluster = episode.play()
+    for i, conversation in enumerate(episode.conversations):
+        seen: list[Event] = [
+            event
+            for event in cluster.ledger
+            if getattr(event, "conversation", None) == i
+            and isinstance(event, TurnArrived | FirstToken | TurnFinished | ConversationEnded)
+        ]
+        expected = [
+            (kind, turn)
+            for turn in range(len(conversation.turns))
+            for kind in (TurnArrived, FirstToken, TurnFinished)
+        ]
+        assert [(type(event), event.turn) for event in seen[:-1]] == expected
+        assert seen[-1]._replace(time=0.0) == ConversationEnded(0.0, i, len(conversation.turns))
+        arrived, finished = seen[0:-1:3], seen[2:-1:3]
+        for turn, arrival, end in zip(conversation.turns, arrived, finished, strict=True):
+            assert (arrival.input_tokens, arrival.new_tokens) == turn[:2]
+            assert (end.input_tokens, end.output_tokens) == (turn.input_tokens, turn.output_tokens)
+            assert 0 <= end.cached_tokens < turn.input_tokens
+
+
+@EXAMPLES
+@given(episodes())
+def test_a_turn_follows_the_one_before_it_after_its_gap(episode: Episode) -> None:
+    cluster = episode.play()
+    finished = {(e.conversation, e.turn): e.time for e in of_type(cluster, TurnFinished)}
+    for event in of_type(cluster, TurnArrived):
+        conversation = episode.conversations[event.conversation]
+        if event.turn:
+            due = (
+                finished[event.conversation, event.turn - 1] + conversation.turns[event.turn].gap_s
+            )
+        else:
+            due = conversation.arrival_s
+        assert math.isclose(event.time, due, rel_tol=1e-12)
+
+
+@EXAMPLES
+@given(episodes())
+def test_kv_stays_within_the_pool_and_is_all_given_back(episode: Episode) -> None:
+    def check_pools() -> None:
+        for engine in cluster.engines:
+            assert 0 <= engine.kv.used_blocks <= engine.kv.capacity_blocks
+            assert 0 <= engine.kv._idle_blocks <= engine.kv.used_blocks
+            assert engine.kv.allocated_blocks - engine.kv.freed_blocks == engine.kv.used_blocks
+
+    def watch(built: Cluster) -> None:
+        nonlocal cluster
+        cluster = built
+        after_every_event(built, check_pools)
+
+    cluster: Cluster
+    episode.play(before=watch)
+    for engine in cluster.engines:
+        assert engine.kv.used_blocks == 0
+        assert engine.kv.allocated_blocks == engine.kv.freed_blocks
+        assert engine.is_idle
+
+
+@EXAMPLES
+@given(episodes())
+def test_time_never_runs_back(episode: Episode) -> None:
+    times = [event.time for event in episode.play().ledger]
+    assert times == sorted(times)
+    assert times[0] >= 0.0
+
+
+@EXAMPLES
+@given(episodes())
+def test_kv_moves_are_those_that_the_placements_imply(episode: Episode) -> None:
+    cluster = episode.play()
+    placements: dict[int, Placement] = {}
+    expected: Counter[tuple[int, int, int, int, int]] = Counter()
+    for event in cluster.ledger:
+        if isinstance(event, Placed):
+            placements[event.conversation] = Placement(*event[3:])
+        elif isinstance(event, FirstToken):
+            turn = episode.conversations[event.conversation].turns[event.turn]
+            placement = placements[event.conversation]
+            assert event.engine == placement.decode_at
+            if placement.offloads(event.turn, turn.new_tokens):
+                move = (placement.prefill_at, placement.decode_at, turn.input_tokens)
+                expected[event.conversation, event.turn, *move] += 1
+    moved = Counter(
+        (e.conversation, e.turn, e.source, e.target, e.tokens) for e in of_type(cluster, KvMoved)
+    )
+    prefilled = Counter(
+        (e.conversation, e.turn, e.engine, e.tokens) for e in of_type(cluster, Prefilled)
+    )
+    assert moved == expected
+    assert prefilled == Counter((*move[:3], move[4]) for move in expected.elements())
+
+
+@EXAMPLES
+@given(episodes())
+def test_pinned_conversations_are_placed_once_and_others_every_turn(episode: Episode) -> None:
+    placed = Counter((e.conversation, e.turn) for e in of_type(episode.play(), Placed))
+    every_turn = episode.deployment.decides_every_turn
+    assert placed == Counter(
+        (i, turn)
+        for i, conversation in enumerate(episode.conversations)
+        for turn in range(len(conversation.turns) if every_turn else 1)
+    )
+
+
+@EXAMPLES
+@given(episodes(), st.integers(0, 2**32))
+def test_energy_is_the_integral_of_a_power_between_idle_and_cap(
+    episode: Episode, seed: int
+) -> None:
+    def readings() -> list[tuple[float, dict[str, float]]]:
+        return [(cluster.now, engine.energy_j()) for engine in cluster.engines]
+
+    def check() -> None:
+        nonlocal last
+        latest = readings()
+        for i, ((before_s, before), (now_s, now)) in enumerate(zip(last, latest, strict=True)):
+            power = episode.spec.hardware[f"tier {i}"].power
+            used_j = sum(now.values()) - sum(before.values())
+            rounding_j = 1e-9 * (1.0 + sum(now.values()))
+            assert used_j >= power.idle_w * (now_s - before_s) - rounding_j
+            assert used_j <= power.cap_w * (now_s - before_s) + rounding_j
+            assert all(now[phase] >= before[phase] - rounding_j for phase in now)
+        last = latest
+
+    def watch(built: Cluster) -> None:
+        nonlocal cluster, last
+        cluster = built
+        last = readings()
+        rng = random.Random(seed)
+        time = 0.0
+        for _ in range(300):  # meters are read at many times, most of them within a step
+            time += rng.expovariate(100.0)
+            cluster._clock.timeout(time)
+        after_every_event(built, check)
+
+    cluster: Cluster
+    last: list[tuple[float, dict[str, float]]]
+    episode.play(before=watch)
+    joules = cluster.meter()
+    assert math.isclose(joules, sum(sum(reading.values()) for _, reading in readings()))
+    ends = [engine.joules for engine in cluster.engines]
+    idle_s = [cluster.now - engine._began_s for engine in cluster.engines]
+    powers = [episode.spec.hardware[f"tier {i}"].power for i in range(len(ends))]
+    rest = sum(power.idle_w * s for power, s in zip(powers, idle_s, strict=True))
+    assert math.isclose(joules, sum(sum(phases.values()) for phases in ends) + rest)
+
+
+@EXAMPLES
+@given(episodes())
+def test_the_same_episode_gives_the_same_ledger(episode: Episode) -> None:
+    assert list(episode.play().ledger.lines()) == list(episode.play().ledger.lines())
+
+
+@EXAMPLES
+@given(episodes())
+def test_reading_the_meters_changes_nothing(episode: Episode) -> None:
+    def read(cluster: Cluster) -> None:
+        for engine in cluster.engines:
+            engine.energy_j()
+
+    metered = episode.play(before=lambda c: after_every_event(c, lambda: read(c)))
+    assert metered.ledger.digest() == episode.play().ledger.digest()
+
+
+@EXAMPLES
+@given(episodes(most_conversations=12), st.sampled_from(Reservation), st.booleans())
+def test_no_conversation_is_lost_where_all_prefill_for_each_other_in_tiny_pools(
+    episode: Episode, reservation: Reservation, every_turn: bool
+) -> None:
+    peak = max(conversation.peak_tokens for conversation in episode.conversations)
+    tight = replace(
+        episode,
+        conversations=tuple(c._replace(arrival_s=0.0) for c in episode.conversations),
+        deployment=Deployment(
+            all_mixed=True, reservation=reservation, decides_every_turn=every_turn
+        ),
+        spec=replace(
+            episode.spec,
+            engines=tuple(
+                replace(
+                    engine,
+                    kv_capacity_tokens=-(-peak // engine.block_tokens) * engine.block_tokens,
+                )
+                for engine in episode.spec.engines
+            ),
+        ),
+    )
+    cluster = tight.play()
+    ended = [event.conversation for event in of_type(cluster, ConversationEnded)]
+    assert sorted(ended) == list(range(len(tight.conversations)))
+    assert all(engine.kv.used_blocks == 0 for engine in cluster.engines)
+
+
+@EXAMPLES
+@given(episodes(), st.lists(st.integers(0, 99), min_size=1, max_size=3))
+def test_policies_shift_neither_arrivals_nor_lengths(episode: Episode, choices: list[int]) -> None:
+    def arrivals(played: Episode) -> list[Event]:
+        return [e for e in of_type(played.play(), TurnArrived) if e.turn == 0]
+
+    def lengths(played: Episode) -> set[tuple[int, ...]]:
+        ends = of_type(played.play(), TurnFinished)
+        return {(e.conversation, e.turn, e.input_tokens, e.output_tokens) for e in ends}
+
+    for choice in choices:
+        for every_turn in (False, True):
+            deployment = replace(episode.deployment, decides_every_turn=every_turn)
+            other = replace(episode, choices=choice, deployment=deployment)
+            assert arrivals(other) == arrivals(episode)
+            assert lengths(other) == lengths(episode)
+
+
+PRINT_DIGESTS = """
+import numpy as np
+from conserve_gym.baselines.registry import BASELINES, make_baseline
+from conserve_gym.envs.configuration import load_scenario
+from conserve_gym.envs.serving.cluster import Cluster
+from conserve_gym.envs.workloads.workload import draw_episode
+
+scenario = load_scenario(["workload.conversations=20", "cluster=a40_4mixed", "arrivals.rate=4"])
+for name in BASELINES:
+    policy = make_baseline(name)
+    policy.reset(7)
+    drawn = draw_episode(scenario.workload, scenario.arrivals, np.random.default_rng(7))
+    cluster = Cluster(scenario.cluster, policy.deployment, drawn)
+    while cluster.advance():
+        cluster.place(policy.decide(cluster.observe()))
+    cluster.meter()
+    print(cluster.ledger.digest())
+"""
+
+
+def test_the_same_seed_gives_the_same_ledger_in_every_process() -> None:
+    digests = [
+        subprocess.run(
+            [sys.executable, "-c", PRINT_DIGESTS],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for hash_seed in ("1", "2")
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests[0])) > 1
