@@ -47,7 +47,8 @@ class LearnedPolicy:
         algorithm, _ = ALGORITHMS[config.agent.algorithm]
         try:
             self.model: Any = algorithm.load(path, device="cpu")
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        # Stable-Baselines3 asserts that the archive holds data.
+        except (ValueError, KeyError, EOFError, AssertionError, zipfile.BadZipFile) as error:
             raise ConfigurationError(f"{path}: not a whole model ({error})") from None
         shape = self.model.observation_space.shape
         if shape != (self.scaler.size,):

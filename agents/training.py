@@ -57,10 +57,11 @@ def train(config: DictConfig) -> Path:
         raise ConfigurationError(f"run={folder} is complete; choose another folder")
     built = scenario(config)
     settings = _settings(config)
-    _claim(folder, settings)
+    _check_same(folder, settings)
     checkpoint = latest_checkpoint(folder)
     envs = _vector_env(built, config, checkpoint)
     model = _load(config, checkpoint, envs) if checkpoint else _create(config, folder, envs)
+    _claim(folder, settings)
     remaining = config.total_timesteps - model.num_timesteps
     if checkpoint:
         print(f"resuming {folder} at {model.num_timesteps:,} of {config.total_timesteps:,} steps")
@@ -153,8 +154,8 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     return {key: settings[key] for key in settings if key not in ("run", "progress_bar")}
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Write down what the run is, or check that the folder holds this very run."""
+def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+    """Check that the folder holds this very run, or none."""
     stored = folder / CONFIG
     if stored.exists():
         before = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(stored)))
@@ -166,12 +167,15 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
                 f"run={folder} holds a run with other settings ({', '.join(differing)}); "
                 "choose another folder"
             )
-        return
+
+
+def _claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Write down what the run is."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RUN, provenance())
     partial = folder / (CONFIG + ".partial")
     OmegaConf.save(OmegaConf.create(settings), partial)
-    os.replace(partial, stored)
+    os.replace(partial, folder / CONFIG)
 
 
 def _vector_env(built: Scenario, config: DictConfig, checkpoint: Path | None) -> VecEnv:

@@ -95,12 +95,7 @@ def validated(kind: type[T], section: Any, name: str) -> T:
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join([name, *map(str, problem['loc'])])}: {problem['msg']}"
-            + (f", found {problem['input']!r}" if problem["loc"] else "")
-            for problem in error.errors(include_url=False)
-        ]
-        raise ConfigurationError("; ".join(problems)) from None
+        raise _named(error, name) from None
 
 
 def _instantiated(section: DictConfig, name: str) -> Any:
@@ -111,7 +106,20 @@ def _instantiated(section: DictConfig, name: str) -> Any:
     except HydraException as error:
         if isinstance(error.__cause__, WorkloadError):
             raise error.__cause__ from None
+        if isinstance(error.__cause__, ValidationError):
+            raise _named(error.__cause__, name) from None
         raise ConfigurationError(f"{name}: {_first_lines(error)}") from None
+
+
+def _named(error: ValidationError, section: str) -> ConfigurationError:
+    """Return the error with the full key and the value of everything that is wrong."""
+    problems = []
+    for problem in error.errors(include_url=False):
+        key = ".".join([section, *map(str, problem["loc"])])
+        message = problem["msg"].removeprefix("Value error, ")
+        # A check of several values has no value of its own; its message names them.
+        problems.append(f"{key}={problem['input']!r}: {message}" if problem["loc"] else message)
+    return ConfigurationError("; ".join(problems))
 
 
 def _first_lines(error: Exception) -> str:

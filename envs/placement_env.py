@@ -119,7 +119,9 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
             self._standalone.latencies(cluster.conversations[record.conversation].turns)
             for record in ended
         ]
-        terms = reward_terms(map(ConversationRecord.normalised, ended, alone), joules - self._joules)
+        terms = reward_terms(
+            map(ConversationRecord.normalised, ended, alone), joules - self._joules
+        )
         self._joules = joules
         self._records += ended
         self._alone += alone

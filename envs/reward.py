@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pydantic.dataclasses import dataclass
 
-from conserve_gym.envs.serving.hardware import STRICT
+from conserve_gym.envs.fields import STRICT
 from conserve_gym.metrics import SLO_FACTOR, Normalised
 
 

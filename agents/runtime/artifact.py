@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from conserve_gym.actions import ACTIONS
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet
-from conserve_gym.observation import field_table
+from conserve_gym.observation import Scaler, field_table
 from conserve_gym.policy import Deployment
 
 SCHEMA = 1
@@ -88,8 +89,8 @@ class Artifact:
             ArtifactError: Something is missing, corrupt or of another observation table.
         """
         path = Path(path)
-        contents = {name: _read(path, name) for name in (HEADER, WEIGHTS, GOLDEN)}
-        header = _json(path, HEADER, contents[HEADER])
+        header = _json(path, HEADER, _read(path, HEADER))
+        contents = {name: _read(path, name) for name in (WEIGHTS, GOLDEN)}
         try:
             artifact = cls._from_contents(path, header, contents)
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -128,7 +129,7 @@ class Artifact:
                     f"{path}/{HEADER}: activation={layer.activation!r} is none of "
                     f"{', '.join(_ACTIVATIONS)}"
                 )
-        return cls(
+        artifact = cls(
             name=header["name"],
             fleet=Fleet.from_json(**observation["fleet"]),
             action_kind=header["actions"]["kind"],
@@ -138,6 +139,36 @@ class Artifact:
             seen_high=np.array(observation["seen_high"], dtype=np.float32),
             header=header,
         )
+        artifact._check_sizes(path)
+        return artifact
+
+    def _check_sizes(self, path: Path) -> None:
+        """Check that observation, network and actions fit each other."""
+        if self.action_kind not in ACTIONS:
+            raise ArtifactError(
+                f"{path}/{HEADER}: actions.kind={self.action_kind!r} is none of "
+                f"{', '.join(ACTIONS)}"
+            )
+        size = Scaler(len(self.fleet.roles)).size
+        actions = len(ACTIONS[self.action_kind](self.fleet).meanings)
+        for field in ("seen_low", "seen_high"):
+            shape = getattr(self, field).shape
+            if shape != (size,):
+                raise ArtifactError(
+                    f"{path}/{HEADER}: observation.{field} has shape {shape}, expected ({size},)"
+                )
+        width = size
+        for index, layer in enumerate(self.layers):
+            if layer.weight.ndim != 2 or layer.weight.shape != (layer.bias.size, width):
+                raise ArtifactError(
+                    f"{path}/{HEADER}: network[{index}] has a weight of shape "
+                    f"{layer.weight.shape}, expected ({layer.bias.size}, {width})"
+                )
+            width = layer.bias.size
+        if width != actions:
+            raise ArtifactError(
+                f"{path}/{HEADER}: the network gives {width} scores for {actions} actions"
+            )
 
     def _verify(self, path: Path, golden: dict[str, Any]) -> None:
         observations = np.array(golden["observations"], dtype=np.float32)

@@ -150,11 +150,11 @@ class Cluster:
         plan = self.conversations[conversation]
         input_tokens, new_tokens, _, _ = plan.turns[turn]
         self.ledger.append(TurnArrived(self.now, conversation, turn, input_tokens, new_tokens))
+        self._door_changed = True  # also by a pinned turn that holds less than the one before it
         if turn and not self._deployment.decides_every_turn:
             self._dispatch(conversation, turn)
         else:
             self._door.enqueue(conversation, turn, input_tokens, plan.peak_tokens)
-            self._door_changed = True
 
     def _dispatch(self, conversation: int, turn: int) -> None:
         input_tokens, new_tokens, output_tokens, _ = self.conversations[conversation].turns[turn]

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 
-from conserve_gym.envs.serving.hardware import STRICT, Hardware
+from conserve_gym.envs.fields import STRICT
+from conserve_gym.envs.serving.hardware import Hardware
 from conserve_gym.envs.serving.link import LinkSpec
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet, Role
@@ -28,7 +29,7 @@ class EngineSpec:
         count: How many.
         token_budget: Tokens that a step may carry (``max_num_batched_tokens``).
         max_sequences: Turns that may run at once (``max_num_seqs``).
-        kv_capacity_tokens: Size of the KV pool.
+        kv_capacity_tokens: Size of the KV pool, in whole blocks.
         block_tokens: Tokens in a KV block.
     """
 
@@ -54,7 +55,8 @@ class ClusterSpec:
         standalone: Tier whose lone engine normalises latencies.
 
     Raises:
-        ValueError: A tier has no entry in ``hardware``, or no engine decodes.
+        ValueError: A tier has no entry in ``hardware``, a pool is not made of whole blocks, or no
+            engine decodes.
     """
 
     name: str
@@ -70,10 +72,10 @@ class ClusterSpec:
             if name not in self.hardware:
                 raise ValueError(f"hardware {name!r} is none of {', '.join(self.hardware)}")
         for engine in self.engines:
-            if engine.kv_capacity_tokens < engine.block_tokens:
+            if engine.kv_capacity_tokens % engine.block_tokens:
                 raise ValueError(
-                    f"kv_capacity_tokens={engine.kv_capacity_tokens} holds no block of "
-                    f"{engine.block_tokens} tokens"
+                    f"kv_capacity_tokens={engine.kv_capacity_tokens} is not a whole number of "
+                    f"blocks of {engine.block_tokens} tokens"
                 )
         if not any(engine.role.decodes for engine in self.engines):
             roles = [str(engine.role) for engine in self.engines]

@@ -5,16 +5,9 @@ Values live in ``conf/hardware/*.yaml``, one file a tier, and are validated here
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-STRICT = ConfigDict(extra="forbid")
-"""Unknown keys are errors."""
-
-NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+from conserve_gym.envs.fields import STRICT, NotNegative, Positive
 
 
 @dataclass(frozen=True, config=STRICT)

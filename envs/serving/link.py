@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import NonNegativeInt
 from pydantic.dataclasses import dataclass
 
-from conserve_gym.envs.serving.hardware import STRICT, NotNegative
+from conserve_gym.envs.fields import STRICT, NotNegative
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
-from conserve_gym.envs.workloads.conversation import WorkloadError
+from conserve_gym.envs.fields import STRICT, NotNegative, Positive
 
 
 class Arrivals(Protocol):
@@ -32,7 +31,7 @@ class Arrivals(Protocol):
         """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Poisson:
     """Independent exponential gaps.
 
@@ -41,21 +40,16 @@ class Poisson:
         rate_high: If given, each episode draws its rate between ``rate`` and this.
 
     Raises:
-        WorkloadError: A rate is not above 0.
+        ValueError: A rate is not above 0, or ``rate_high`` is below ``rate``.
     """
 
-    rate: float
-    rate_high: float | None = None
+    rate: Positive
+    rate_high: Positive | None = None
 
     def __post_init__(self) -> None:
-        """Check the rates."""
-        _check_rate("arrivals.rate", self.rate)
-        if self.rate_high is not None:
-            _check_rate("arrivals.rate_high", self.rate_high)
-            if self.rate_high < self.rate:
-                raise WorkloadError(
-                    f"arrivals.rate_high={self.rate_high} is below arrivals.rate={self.rate}"
-                )
+        """Check the rates against each other."""
+        if self.rate_high is not None and self.rate_high < self.rate:
+            raise ValueError(f"rate_high={self.rate_high} is below rate={self.rate}")
 
     @property
     def name(self) -> str:
@@ -71,7 +65,7 @@ class Poisson:
         return [float(time) for time in np.cumsum(gaps)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class RecordedPrefiller:
     """Poisson arrivals thinned by one prefill engine: the times at which it began each prompt.
 
@@ -84,23 +78,12 @@ class RecordedPrefiller:
         base_ms: Prefill time of a prompt that does not depend on its length.
         token_us: What each token adds.
         square_ns: What each squared token adds.
-
-    Raises:
-        WorkloadError: The rate is not above 0, or a cost is negative.
     """
 
-    rate: float
-    base_ms: float
-    token_us: float
-    square_ns: float
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        _check_rate("arrivals.rate", self.rate)
-        for field in ("base_ms", "token_us", "square_ns"):
-            value = getattr(self, field)
-            if not math.isfinite(value) or value < 0.0:
-                raise WorkloadError(f"arrivals.{field}={value} must be finite and not negative")
+    rate: Positive
+    base_ms: NotNegative
+    token_us: NotNegative
+    square_ns: NotNegative
 
     @property
     def name(self) -> str:
@@ -118,8 +101,3 @@ class RecordedPrefiller:
             free = start + seconds
             starts.append(start)
         return starts
-
-
-def _check_rate(field: str, rate: float) -> None:
-    if not math.isfinite(rate) or rate <= 0.0:
-        raise WorkloadError(f"{field}={rate} must be finite and above 0")

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from pydantic import PositiveInt, validate_call
 
+from conserve_gym.envs.fields import NotNegative
 from conserve_gym.envs.workloads.conversation import Turn, WorkloadError
 
 COLUMNS = ("conv_id", "turn", "gap_s", "input_tokens", "new_tokens", "output_tokens")
@@ -39,18 +41,16 @@ class CsvTrace:
         WorkloadError: A row that cannot be right; the message names file, line, field and value.
     """
 
+    @validate_call
     def __init__(
         self,
-        path: str | Path,
-        conversations: int | None = None,
-        max_turns: int | None = None,
-        blank_gap_s: float | None = None,
+        path: Path,
+        conversations: PositiveInt | None = None,
+        max_turns: PositiveInt | None = None,
+        blank_gap_s: NotNegative | None = None,
     ) -> None:
         """Read and check the file."""
-        for field, count in (("conversations", conversations), ("max_turns", max_turns)):
-            if count is not None and count < 1:
-                raise WorkloadError(f"workload.{field}={count} must be at least 1")
-        self._path = Path(path)
+        self._path = path
         self._blank_gap_s = blank_gap_s
         self.blank_gaps = 0
         if not self._path.is_file():

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from pydantic import PositiveInt, validate_call
 
+from conserve_gym.envs.fields import NotNegative
 from conserve_gym.envs.workloads.conversation import Turn, WorkloadError
 
 
@@ -25,15 +27,16 @@ class QuantileWorkload:
             beyond it.
 
     Raises:
-        WorkloadError: A table is not a quantile function, or a count is below 1.
+        ValueError: A table is not a quantile function, or a count is below 1.
     """
 
+    @validate_call
     def __init__(
         self,
         name: str,
-        conversations: int,
-        max_turns: int,
-        gap_s: float,
+        conversations: PositiveInt,
+        max_turns: PositiveInt,
+        gap_s: NotNegative,
         levels: Sequence[float],
         turns: Sequence[float],
         first_input_tokens: Sequence[float],
@@ -41,11 +44,6 @@ class QuantileWorkload:
         output_tokens: Sequence[Sequence[float]],
     ) -> None:
         """Check the tables."""
-        for field, count in (("conversations", conversations), ("max_turns", max_turns)):
-            if count < 1:
-                raise WorkloadError(f"workload.{field}={count} must be at least 1")
-        if not 0.0 <= gap_s < np.inf:
-            raise WorkloadError(f"workload.gap_s={gap_s} must be finite and not negative")
         self.name = name
         self._conversations = conversations
         self._max_turns = max_turns

@@ -1,0 +1,53 @@
+"""Small training runs that several tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import DictConfig
+
+TINY = (
+    "experiment=quick",
+    "progress_bar=false",
+    "workload.conversations=16",
+    "agent.n_envs=2",
+    "agent.n_steps=64",
+    "agent.batch_size=64",
+    "agent.learning_rate=0.01",  # so that the policy does not stay near indifference
+    "total_timesteps=256",
+    "checkpoint_every=128",
+)
+
+
+def compose_tiny(*overrides: str) -> DictConfig:
+    """Return a training configuration of a few seconds."""
+    with hydra.initialize_config_module("conserve_gym.conf", version_base="1.3"):
+        return hydra.compose("train", [*TINY, *overrides])
+
+
+@pytest.fixture
+def tiny_config() -> Callable[..., DictConfig]:
+    """Return the function that composes a training configuration of a few seconds."""
+    return compose_tiny
+
+
+@pytest.fixture(scope="session", params=["conversation", "joint"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished run, for each kind of action."""
+    from conserve_gym.agents.training import train
+
+    folder = tmp_path_factory.mktemp("runs") / str(request.param)
+    agent = "maskable_ppo" if request.param == "joint" else "ppo"
+    return train(compose_tiny(f"run={folder}", f"environment={request.param}", f"agent={agent}"))
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Path) -> Path:
+    """Return the exported policy of the finished run."""
+    from conserve_gym.agents.export import export
+
+    export(trained, trained / "policy")
+    return trained / "policy"

@@ -1,0 +1,258 @@
+"""The exported policy: agreement with the training framework, replay, fallbacks, bad files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from conserve_gym.agents import export as export_module
+from conserve_gym.agents.evaluation import play
+from conserve_gym.agents.learned import LearnedPolicy
+from conserve_gym.agents.runtime import artifact as artifact_module
+from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError
+from conserve_gym.agents.runtime.scheduler import Scheduler, replay
+from conserve_gym.envs.configuration import load_scenario
+from conserve_gym.ledger import Ledger
+from conserve_gym.observation import FIELDS, Observation
+
+SCENARIO = ["workload.conversations=60", "arrivals.rate=1.6"]
+
+
+def test_the_runtime_imports_numpy_alone() -> None:
+    script = (
+        "import sys, conserve_gym.agents.runtime.scheduler\n"
+        "heavy = {'torch', 'gymnasium', 'simpy', 'hydra', 'omegaconf', 'pydantic', 'scipy', "
+        "'matplotlib', 'stable_baselines3', 'safetensors', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {sorted(heavy)}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_torch_stays_out_of_everything_but_training() -> None:
+    script = (
+        "import sys\n"
+        "import conserve_gym.envs.placement_env, conserve_gym.baselines.registry\n"
+        "import conserve_gym.agents.evaluation, conserve_gym.agents.report\n"
+        "import conserve_gym.agents.policies, conserve_gym.agents.cli\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_runtime_and_training_framework_choose_alike_on_10000_observations(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    learned = LearnedPolicy(run)
+    rng = np.random.default_rng(0)
+    observations = rng.random((10_000, learned.scaler.size), dtype=np.float32)
+    # After a few steps of training one action may win everywhere, and agreement would say little:
+    # spread the network's scores, and centre them.
+    torch.manual_seed(0)
+    with torch.no_grad():
+        learned.model.policy.action_net.weight.normal_()
+        scores = export_module._scores(learned.model, observations)
+        learned.model.policy.action_net.bias -= torch.from_numpy(scores.mean(axis=0))
+    learned.model.save(run / "model.zip")
+    export_module.export(run, run / "policy")
+    runtime = Artifact.load(run / "policy")
+
+    n_actions = len(learned.actions.meanings)
+    masks = rng.random((10_000, n_actions)) < 0.7
+    masks[np.arange(10_000), rng.integers(0, n_actions, 10_000)] = True
+    if learned.config.environment == "conversation":
+        masks[:] = True
+        theirs = learned.model.predict(observations, deterministic=True)[0]
+    else:
+        theirs = learned.model.predict(observations, deterministic=True, action_masks=masks)[0]
+    masked = np.where(masks, [runtime.scores(observation) for observation in observations], -np.inf)
+    ours = masked.argmax(axis=1)
+    assert (np.bincount(ours, minlength=n_actions) > 500).all(), "every action must be chosen"
+    best_two = np.sort(masked, axis=1)[:, -2:]
+    tied = best_two[:, 1] - best_two[:, 0] < 1e-5  # sums in another order may swap these
+    assert tied.sum() < 10
+    np.testing.assert_array_equal(ours[~tied], theirs[~tied])
+
+
+def test_both_play_an_episode_alike(trained: Path, exported: Path) -> None:
+    scenario = load_scenario(SCENARIO)
+    scheduler = Scheduler.load(exported)
+    ours = play(scenario, scheduler, 0)
+    theirs = play(scenario, LearnedPolicy(trained), 0)
+    if ours.metrics["fallback_pct"] == 0.0:
+        assert ours.ledger.digest() == theirs.ledger.digest()
+    else:
+        assert scheduler.fallbacks > 0
+
+
+def test_replaying_a_ledger_gives_the_decisions_that_were_taken(
+    exported: Path, tmp_path: Path
+) -> None:
+    scenario = load_scenario(SCENARIO)
+    scheduler = Scheduler.load(exported)
+    played = play(scenario, scheduler, 1)
+    played.ledger.save(tmp_path / "ledger.jsonl")
+    recorded = Ledger.load(tmp_path / "ledger.jsonl")
+    fleet = scenario.cluster.fleet(scheduler.deployment)
+    decisions = list(replay(recorded, fleet, Scheduler.load(exported)))
+    assert len(decisions) == 60
+    for placed, decision in decisions:
+        assert decision.placement == placed[3:]
+
+
+def observation_of(exported: Path) -> tuple[Scheduler, Observation]:
+    """Return a scheduler and an observation inside what its training saw."""
+    scheduler = Scheduler.load(exported)
+    assert scheduler.artifact is not None
+    seen: list[Observation] = []
+
+    class Spy(Scheduler):
+        def decide(self, observation: Observation):
+            seen.append(observation)
+            return super().decide(observation)
+
+    play(
+        load_scenario(["workload.conversations=16", "arrivals.rate=1.0"]),
+        Spy(scheduler.artifact),
+        3,
+    )
+    inside = [one for one in seen if not scheduler.decision(one).fallback]
+    assert inside
+    return scheduler, inside[-1]
+
+
+def test_falls_back_to_the_rule_and_says_why(exported: Path) -> None:
+    scheduler, observation = observation_of(exported)
+    scheduler.reset(0)
+    raw = observation.raw
+    before = raw.copy()
+
+    raw[0] = np.nan
+    decision = scheduler.decision(observation)
+    assert "cluster.arrivals_recent is not a number" in decision.fallback
+    assert decision.placement.disaggregates and decision.action == -1
+
+    raw[:] = before
+    raw[len(raw) - 1] = 1e9
+    assert "engines[3].silent" in scheduler.decision(observation).fallback
+
+    raw[:] = before
+    assert scheduler.decision(observation).fallback == ""
+    other = load_scenario(["cluster=a40_4mixed"]).cluster.fleet(scheduler.deployment)
+    strange = Observation(
+        observation.time, 0, 0, other, raw, observation.free_kv_tokens, observation.open_to
+    )
+    assert "engines" in scheduler.decision(strange).fallback
+    assert scheduler.fallbacks == 3
+
+
+def damaged(exported: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "policy"
+    shutil.copytree(exported, copy)
+    return copy
+
+
+def test_a_zip_loads_like_the_folder(exported: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "policy"), "zip", exported)
+    zeros = np.zeros(Scheduler.load(exported)._scaler.size, dtype=np.float32)
+    one, other = Artifact.load(exported), Artifact.load(archive)
+    np.testing.assert_array_equal(one.scores(zeros), other.scores(zeros))
+    whole = Path(archive).read_bytes()
+    Path(archive).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ArtifactError, match="whole zip"):
+        Artifact.load(archive)
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
+        pass
+    with pytest.raises(ArtifactError, match=r"policy\.json"):
+        Artifact.load(tmp_path / "empty.zip")
+
+
+@pytest.mark.parametrize("name", ["policy.json", "weights.safetensors", "golden.json"])
+def test_a_missing_corrupt_or_truncated_file_is_one_clear_error(
+    exported: Path, tmp_path: Path, name: str
+) -> None:
+    copy = damaged(exported, tmp_path)
+    whole = (copy / name).read_bytes()
+    for content in (whole[:-9], whole[: len(whole) // 3], b"", bytes([whole[0] ^ 1]) + whole[1:]):
+        (copy / name).write_bytes(content)
+        with pytest.raises(ArtifactError, match=name.replace(".", r"\.")):
+            Artifact.load(copy)
+    (copy / name).unlink()
+    with pytest.raises(ArtifactError, match=name.replace(".", r"\.")):
+        Artifact.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda h: h.update(schema=99), "schema=99"),
+        (lambda h: h.pop("network"), "no field 'network'"),
+        (lambda h: h["network"][0].update(activation="swish"), "activation='swish'"),
+        (lambda h: h["network"][0].update(weight="nowhere"), "nowhere"),
+        (lambda h: h["observation"]["fields"][3].update(unit="ms"), "field 3, unit='ms'"),
+        (lambda h: h["observation"]["fields"].pop(), "another observation table"),
+        (lambda h: h["observation"]["fleet"].update(roles=["prefill"] * 4), "no engine decodes"),
+        (lambda h: h["actions"].update(kind="telepathy"), "telepathy"),
+        (lambda h: h["observation"].update(seen_low=[0.0]), "seen_low"),
+    ],
+)
+def test_a_header_that_is_not_ours_names_the_field(
+    exported: Path, tmp_path: Path, change, says: str
+) -> None:
+    copy = damaged(exported, tmp_path)
+    header = json.loads((copy / "policy.json").read_text())
+    change(header)
+    (copy / "policy.json").write_text(json.dumps(header))
+    with pytest.raises(ArtifactError, match=says):
+        Scheduler.load(copy)
+
+
+def test_golden_vectors_catch_another_evaluator(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(artifact_module._ACTIVATIONS, "tanh", np.sin)
+    with pytest.raises(ArtifactError, match=r"golden\.json: scores of observation"):
+        Artifact.load(exported)
+
+
+def test_without_strictness_the_rule_takes_over(
+    exported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = damaged(exported, tmp_path)
+    (copy / "weights.safetensors").write_bytes(b"")
+    scheduler = Scheduler.load(copy, strict=False)
+    assert "weights.safetensors" in caplog.text
+    _, observation = observation_of(exported)
+    decision = scheduler.decision(observation)
+    assert decision.placement.disaggregates
+    assert "weights.safetensors" in decision.fallback
+
+
+def test_our_reader_reads_what_the_safetensors_package_wrote(exported: Path) -> None:
+    theirs = load_file(exported / "weights.safetensors")
+    layers = Artifact.load(exported).layers
+    assert len(theirs) == 2 * len(layers)
+    for index, layer in enumerate(layers):
+        np.testing.assert_array_equal(theirs[f"policy.{index}.weight"], layer.weight)
+        np.testing.assert_array_equal(theirs[f"policy.{index}.bias"], layer.bias)
+
+
+def test_the_header_documents_every_field(exported: Path) -> None:
+    header = json.loads((exported / "policy.json").read_text())
+    fields = header["observation"]["fields"]
+    assert [(f["group"], f["name"]) for f in fields] == [(f.group, f.name) for f in FIELDS]
+    assert all(
+        {"unit", "low", "high", "scale", "missing", "staleness_s"} <= f.keys() for f in fields
+    )
+    assert {"fallback", "training", "actions", "sha256", "deployment"} <= header.keys()
+    assert not any(path.suffix in (".pkl", ".pt", ".zip") for path in exported.iterdir())

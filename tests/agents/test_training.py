@@ -1,0 +1,142 @@
+"""Training runs: what they leave behind, determinism, resuming, and refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from stable_baselines3 import PPO
+
+from conserve_gym.agents import training
+from conserve_gym.agents.learned import LearnedPolicy
+from conserve_gym.agents.training import latest_checkpoint, train
+from conserve_gym.envs.configuration import ConfigurationError
+
+TinyConfig = Callable[..., DictConfig]
+
+
+def test_a_run_leaves_model_config_seeds_and_revision(trained: Path) -> None:
+    assert (trained / "model.zip").is_file()
+    assert not list(trained.rglob("*.partial"))
+    config = OmegaConf.load(trained / "config.yaml")
+    assert config.seed == 0
+    assert config.cluster.name == "a40_1p3d"
+    run = json.loads((trained / "run.json").read_text())
+    assert {"command", "git_revision", "python", "packages"} <= run.keys()
+    assert list(trained.glob("tensorboard*/events*"))
+    assert len(list((trained / "checkpoints").glob("*.zip"))) <= training.KEPT_CHECKPOINTS
+    policy = LearnedPolicy(trained)
+    assert (policy.model.observed_low <= policy.model.observed_high).all()
+
+
+def test_training_twice_gives_the_same_weights(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    models = []
+    for name in ("a", "b"):
+        train(tiny_config(f"run={tmp_path / name}"))
+        models.append(PPO.load(tmp_path / name / "model.zip", device="cpu"))
+    for one, other in zip(*(model.policy.parameters() for model in models), strict=True):
+        assert one.equal(other)
+
+
+def test_another_seed_gives_other_weights(
+    tiny_config: TinyConfig, trained: Path, tmp_path: Path
+) -> None:
+    if trained.name != "conversation":
+        pytest.skip("one kind of action is enough")
+    train(tiny_config(f"run={tmp_path / 'c'}", "seed=1"))
+    mine = PPO.load(tmp_path / "c" / "model.zip", device="cpu").policy.parameters()
+    theirs = PPO.load(trained / "model.zip", device="cpu").policy.parameters()
+    assert not all(one.equal(other) for one, other in zip(mine, theirs, strict=True))
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint(
+    tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    config = tiny_config(f"run={folder}", "total_timesteps=640")
+
+    class StoppedError(Exception):
+        pass
+
+    log = training.LogEpisodes._on_step
+
+    def stop_at_400(self: training.LogEpisodes) -> bool:
+        if self.num_timesteps >= 400:
+            raise StoppedError
+        return log(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.LogEpisodes, "_on_step", stop_at_400)
+        with pytest.raises(StoppedError):
+            train(config)
+    assert not (folder / "model.zip").exists()
+    checkpoint = latest_checkpoint(folder)
+    assert checkpoint is not None
+    assert 400 - int(checkpoint.stem) <= config.checkpoint_every
+    range_before = PPO.load(checkpoint, device="cpu").observed_high
+
+    steps: list[int] = []
+
+    def watch(self: training.LogEpisodes) -> bool:
+        steps.append(self.num_timesteps)
+        return log(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.LogEpisodes, "_on_step", watch)
+        train(config)
+    assert steps[0] == int(checkpoint.stem) + config.agent.n_envs
+    model = PPO.load(folder / "model.zip", device="cpu")
+    assert model.num_timesteps == 640
+    assert (np.asarray(model.observed_high) >= range_before).all()
+
+
+def test_a_complete_run_and_a_run_with_other_settings_are_refused(
+    tiny_config: TinyConfig, trained: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match="complete"):
+        train(tiny_config(f"run={trained}"))
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    (copy / "model.zip").unlink()
+    with pytest.raises(ConfigurationError, match=r"other settings.*seed"):
+        train(tiny_config(f"run={copy}", "seed=7"))
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("environment=walls", "environment='walls'"),
+        ("agent.algorithm=sarsa", "agent.algorithm='sarsa'"),
+        ("discount.kind=none", "discount.kind='none'"),
+        ("+agent.learning_rat=1", "learning_rat"),
+    ],
+)
+def test_wrong_settings_name_key_and_value(
+    tiny_config: TinyConfig, tmp_path: Path, override: str, says: str
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ConfigurationError, match=says):
+        train(tiny_config(f"run={folder}", override))
+    assert not folder.exists(), "nothing half-made is left behind"
+
+
+def test_a_truncated_or_foreign_model_is_one_clear_error(trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    whole = (copy / "model.zip").read_bytes()
+    (copy / "model.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigurationError, match=r"model\.zip: not a whole model"):
+        LearnedPolicy(copy)
+    (copy / "model.zip").write_bytes(whole)
+    config = OmegaConf.load(copy / "config.yaml")
+    config.cluster.engines[1].count = 2
+    OmegaConf.save(config, copy / "config.yaml")
+    with pytest.raises(ConfigurationError, match="another observation table"):
+        LearnedPolicy(copy)
+    with pytest.raises(ConfigurationError, match="no trained model"):
+        LearnedPolicy(tmp_path)
