@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import warnings
 
 import gymnasium
@@ -12,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import conserve_gym.envs  # noqa: F401 - registers the environments
+from conserve_gym.envs import placement_env
 from conserve_gym.envs.configuration import ConfigurationError
 from conserve_gym.observation import FIELDS, FIELDS_OF
 from conserve_gym.registration import ENVIRONMENTS
@@ -201,3 +203,9 @@ def test_a_wrong_action_and_a_finished_episode_are_errors() -> None:
     env.step(np.int64(0))
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(np.int64(0))
+
+
+def test_the_examples_in_the_documentation_run() -> None:
+    failed, tried = doctest.testmod(placement_env)
+    assert tried > 0
+    assert failed == 0
