@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, get_type_hints
 
 from conserve_gym.errors import ConServeGymError
 
@@ -137,6 +137,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     "metered": Metered,
 }
 _EVENT_NAMES = {event_type: name for name, event_type in EVENT_TYPES.items()}
+_FIELD_TYPES = {name: get_type_hints(event_type) for name, event_type in EVENT_TYPES.items()}
 
 
 class Ledger:
@@ -187,9 +188,13 @@ class Ledger:
         """Write the ledger as JSON lines; the file appears whole or not at all."""
         path = Path(path)
         partial = path.with_name(path.name + ".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in self.lines())
-        os.replace(partial, path)
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(line + "\n" for line in self.lines())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     @classmethod
     def load(cls, path: str | Path) -> Ledger:
@@ -199,7 +204,7 @@ class Ledger:
             LedgerError: A line is not an event; the message names file, line and field.
         """
         ledger = cls()
-        with Path(path).open(encoding="utf-8") as file:
+        with Path(path).open("rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     ledger.append(_event_from_line(line))
@@ -208,22 +213,25 @@ class Ledger:
         return ledger
 
 
-def _event_from_line(line: str) -> Event:
+def _event_from_line(line: bytes) -> Event:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise LedgerError(f"not JSON ({error.msg})") from None
+    except ValueError as error:  # not UTF-8, or not JSON, whose message counts lines of its own
+        raise LedgerError(f"not JSON ({getattr(error, 'msg', error)})") from None
     if not isinstance(record, dict):
         raise LedgerError(f"expected an object, found {type(record).__name__}")
     name = record.pop("event", None)
-    if name not in EVENT_TYPES:
+    if not isinstance(name, str) or name not in EVENT_TYPES:
         raise LedgerError(f"event={name!r} is none of {', '.join(EVENT_TYPES)}")
     event_type = EVENT_TYPES[name]
     unknown = record.keys() - set(event_type._fields)
     missing = set(event_type._fields) - record.keys()
     if unknown or missing:
         raise LedgerError(f"{name}: missing {sorted(missing)}, unknown {sorted(unknown)}")
-    for field, value in record.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            raise LedgerError(f"{name}: {field}={value!r} is not a number")
+    for field, kind in _FIELD_TYPES[name].items():
+        value = record[field]
+        # JSON writes whole seconds as integers; true and false are integers to Python.
+        if isinstance(value, bool) or not isinstance(value, int | kind) or math.isnan(value):
+            expected = "an integer" if kind is int else "a number"
+            raise LedgerError(f"{name}: {field}={value!r} is not {expected}")
     return event_type(**record)

@@ -1,0 +1,85 @@
+"""Fleets, and the placements that their roles allow."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from conserve_gym.fleet import Fleet, Role
+from conserve_gym.placement import Placement, candidates
+
+P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED
+
+
+def fleet(*roles: Role) -> Fleet:
+    return Fleet(roles, (1000,) * len(roles))
+
+
+def test_roles() -> None:
+    assert [role.decodes for role in (P, D, M)] == [False, True, True]
+    assert [role.prefills_for_others for role in (P, D, M)] == [True, False, True]
+
+
+def test_who_decodes_and_who_prefills_for_whom() -> None:
+    mixed = fleet(P, D, M)
+    assert mixed.decoders == (1, 2)
+    assert mixed.prefillers_for(1) == (0, 2)
+    assert mixed.prefillers_for(2) == (0,)
+
+
+@pytest.mark.parametrize(
+    ("roles", "can"),
+    [((P, D), True), ((M, M), True), ((M, D), False), ((M,), False), ((D, D), False)],
+)
+def test_disaggregation_needs_another_engine_for_every_decoder(
+    roles: tuple[Role, ...], can: bool
+) -> None:
+    assert fleet(*roles).can_disaggregate is can
+
+
+def test_a_fleet_without_decoders_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no engine decodes: roles are \['prefill', 'prefill'\]"):
+        fleet(P, P)
+
+
+def test_lengths_must_agree() -> None:
+    with pytest.raises(ValueError, match="2 roles for 1 KV capacities"):
+        Fleet((P, D), (1000,))
+
+
+def test_a_fleet_reads_back_from_json() -> None:
+    original = Fleet((P, D, M), (1, 2, 3))
+    assert Fleet.from_json(**json.loads(json.dumps(original.to_json()))) == original
+
+
+def test_candidates_are_colocation_then_every_prefiller_of_each_decoder() -> None:
+    assert candidates(fleet(P, D, M)) == (
+        Placement(1, 1),
+        Placement(0, 1),
+        Placement(2, 1),
+        Placement(2, 2),
+        Placement(0, 2),
+    )
+    assert candidates(fleet(D)) == (Placement(0, 0),)
+
+
+@pytest.mark.parametrize(
+    ("placement", "offloaded"),
+    [
+        (Placement(1, 1), [False, False, False]),
+        (Placement(1, 1, 0.0), [False, False, False]),
+        (Placement(0, 1), [True, False, False]),
+        (Placement(0, 1, 512.0), [True, False, True]),
+        (Placement(0, 1, 0.0), [True, True, True]),
+    ],
+)
+def test_offloaded_turns(placement: Placement, offloaded: list[bool]) -> None:
+    turns = ((0, 5), (1, 511), (2, 512))
+    assert [placement.offloads(turn, new_tokens) for turn, new_tokens in turns] == offloaded
+    assert placement.disaggregates is (placement.prefill_at != placement.decode_at)
+
+
+def test_placements_pin_by_default() -> None:
+    assert Placement(0, 1).offload_above == math.inf
