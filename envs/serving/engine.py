@@ -180,7 +180,8 @@ class Engine:
 
     def nudge(self) -> None:
         """Look again, at the next step boundary, at prompts that found no room elsewhere."""
-        self._wake()
+        if self._waiting:
+            self._wake()
 
     def reserve(self, conversation: int, tokens: int) -> bool:
         """Set memory aside for KV that will be moved here; returns False if there is none."""
@@ -188,6 +189,10 @@ class Engine:
         if not self.kv.has_room_for(tokens):
             return False
         self.kv.activate(conversation, tokens, 0)
+        if self._run is not None and not self._between_steps:
+            ungrown = self._blocks_for(self._run_grown, self._run_steps - self._run_grown)
+            if ungrown > self.kv.available_blocks:
+                self._cut()  # the run was planned with the memory that is now taken
         return True
 
     def deliver(self, request: Request) -> None:
@@ -205,7 +210,8 @@ class Engine:
         self._settle()
         self.kv.free(request.input_tokens)
         self._listener.on_room_freed()
-        self._wake()
+        if self._waiting:
+            self._wake()
 
     def drop(self, conversation: int) -> None:
         """Give back the KV that an idle conversation still holds."""
@@ -251,9 +257,10 @@ class Engine:
 
     def _settle(self) -> None:
         """Bring the KV pool up to the step under way, so that others may touch it."""
-        if self._run is not None and not self._between_steps:
-            self._cut()
-            self._grow_run()
+        run = self._run
+        if run is not None and not self._between_steps:
+            begun = run.steps_within(self._clock.now - self._began_s) + 1
+            self._grow_run(min(begun, self._run_steps))
 
     def _schedule(self, seconds: float) -> None:
         self._step_end = end = self._clock.timeout(seconds)
@@ -264,44 +271,18 @@ class Engine:
         if self._step_end is None:
             self.joules["idle"] += self._energy.idle_w * (now - self._began_s)
         self._between_steps = True
-        self._join_kv_arrived()
+        if self._kv_arrived:
+            self._join_kv_arrived()
         preempted = self._grow_decodes()
-        sequences = len(self._finish)
-        budget = self._token_budget - sequences
-
-        chunks: list[Request] = []
-        prompt_tokens = context_tokens = 0
-        attended_tokens = 0.0
-        for request in self._next_prefills(admit=not preempted):
-            if budget <= 0:
-                break
-            chunk = min(request.to_compute - request.computed, budget)
-            request.chunk = chunk
-            chunks.append(request)
-            prompt_tokens += chunk
-            context_tokens += request.computed
-            attended_tokens += chunk * (request.computed + chunk / 2)
-            budget -= chunk
-
+        chunks = self._chunks = []
+        if self._prefilling or self._waiting:
+            chunks = self._chunks = self._next_chunks(admit=not preempted)
         self._between_steps = False
         self._began_s = now
-        self._chunks = chunks
+        sequences = len(self._finish)
         if chunks:
             self._run = None
-            seconds = self._time.with_prefill(
-                prompt_tokens, attended_tokens, sequences, self._kv_read
-            )
-            self._step_seconds = seconds
-            self._phase = "mixed" if sequences else "prefill"
-            self._step_joules = self._energy.with_prefill(
-                seconds,
-                prompt_tokens,
-                attended_tokens,
-                context_tokens,
-                sequences,
-                self._kv_read,
-            )
-            self._schedule(seconds)
+            self._start_prefill_step(chunks, sequences)
         elif sequences:
             self._run = run = self._time.decode_run(sequences, self._kv_read)
             self._run_grown = 1
@@ -311,12 +292,30 @@ class Engine:
             self._run = None
             self._step_end = None
 
+    def _start_prefill_step(self, chunks: list[Request], sequences: int) -> None:
+        prompt_tokens = context_tokens = 0
+        attended_tokens = 0.0
+        for request in chunks:
+            chunk, context = request.chunk, request.computed
+            prompt_tokens += chunk
+            context_tokens += context
+            attended_tokens += chunk * (context + chunk / 2)
+        kv_read = self._kv_read
+        self._step_seconds = seconds = self._time.with_prefill(
+            prompt_tokens, attended_tokens, sequences, kv_read
+        )
+        self._phase = "mixed" if sequences else "prefill"
+        self._step_joules = self._energy.with_prefill(
+            seconds, prompt_tokens, attended_tokens, context_tokens, sequences, kv_read
+        )
+        self._schedule(seconds)
+
     def _on_step_end(self, event: simpy.Event) -> None:
         if event is not self._step_end:
             return  # the run was cut
         self._between_steps = True
         if self._run is not None:
-            self._grow_run()
+            self._grow_run(self._run_steps)
             self.joules["decode"] += self._energy.of_run(
                 self._run, len(self._finish), self._kv_read, self._run_steps
             )
@@ -333,27 +332,35 @@ class Engine:
 
     # --- prompts ---
 
-    def _next_prefills(self, admit: bool) -> list[Request]:
-        """Return turns with prompt tokens to compute: those begun, then newly admitted ones."""
-        if not (admit and self._waiting):
-            return self._prefilling
+    def _next_chunks(self, admit: bool) -> list[Request]:
+        """Share the token budget out: to prompts that were begun, then to newly admitted ones."""
         budget = self._token_budget - len(self._finish)
-        budget -= sum(request.to_compute - request.computed for request in self._prefilling)
+        chunks: list[Request] = []
+        for request in self._prefilling:
+            if budget <= 0:
+                return chunks
+            request.chunk = min(request.to_compute - request.computed, budget)
+            budget -= request.chunk
+            chunks.append(request)
+        waiting = self._waiting
         passed_over: list[Request] = []
-        while budget > 0 and self._waiting and len(self._running) < self._max_sequences:
-            request = self._waiting[0]
+        while admit and budget > 0 and waiting and len(self._running) < self._max_sequences:
+            request = waiting[0]
             if not self.kv.has_room_for(request.to_compute):
                 break
-            self._waiting.popleft()
+            waiting.popleft()
             if not (request.output_tokens or self._listener.reserves(request)):
                 passed_over.append(request)
                 continue
-            budget -= self._admit(request)
-        self._waiting.extendleft(reversed(passed_over))
-        return self._prefilling
+            self._admit(request)
+            request.chunk = min(request.to_compute - request.computed, budget)
+            budget -= request.chunk
+            chunks.append(request)
+        waiting.extendleft(reversed(passed_over))
+        return chunks
 
-    def _admit(self, request: Request) -> int:
-        """Take memory for a turn's prompt; returns how much of it is to be computed."""
+    def _admit(self, request: Request) -> None:
+        """Take memory for a turn's prompt."""
         request.computed = self.kv.activate(
             request.conversation, request.to_compute, request.reusable_tokens
         )
@@ -362,7 +369,6 @@ class Engine:
             request.cached_tokens = request.computed
         self._running[request] = None
         self._prefilling.append(request)
-        return request.to_compute - request.computed
 
     def _end_chunk(self, request: Request) -> None:
         request.computed += request.chunk
@@ -461,9 +467,11 @@ class Engine:
             preempted = True
         return preempted
 
-    def _grow_run(self) -> None:
-        self.kv.grow(self._blocks_for(self._run_grown, self._run_steps - self._run_grown))
-        self._run_grown = self._run_steps
+    def _grow_run(self, steps: int) -> None:
+        """Take the blocks that the run's first ``steps`` steps need."""
+        if steps > self._run_grown:
+            self.kv.grow(self._blocks_for(self._run_grown, steps - self._run_grown))
+            self._run_grown = steps
 
     def _plan_run(self) -> int:
         """Return how many decode steps can run before the batch or its memory changes."""

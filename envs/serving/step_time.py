@@ -92,13 +92,12 @@ class DecodeRun:
 
     def elapsed(self, steps: int) -> float:
         """Return the time of the first ``steps`` steps."""
-        launched = min(steps, self.floor_steps)
+        launched = self.floor_steps
+        if steps <= launched:
+            return steps * self.floor
         rest = steps - launched
-        total = launched * self.floor
-        if rest:
-            first = self.start + self.slope * launched
-            total += rest * first + self.slope * (rest * (rest - 1) / 2)
-        return total
+        first = self.start + self.slope * launched
+        return launched * self.floor + rest * first + self.slope * (rest * (rest - 1) / 2)
 
     def steps_within(self, seconds: float) -> int:
         """Return how many steps are complete after ``seconds``."""
