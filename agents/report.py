@@ -30,6 +30,7 @@ _ROWS = (
     ("kv_moves_per_conversation", "KV moves/conv.", "{:.2f}"),
     ("kv_moved_gb", "KV moved, GB", "{:.0f}"),
     ("imbalance", "imbalance, max/mean", "{:.2f}"),
+    ("fallback_pct", "left to the rule, %", "{:.1f}"),  # exported policies only
 )
 _BY_CLOCK = ("slo_attainment_pct", "goodput_per_s", "ttfet_p95", "tbt_p95", "e2e_p95")
 
@@ -70,13 +71,17 @@ def table(summary: Summary, episodes: Sequence[Episode], scenario: Scenario, clo
         shown.add_column(heading, justify="right", overflow="fold")
     for metric, heading, form in _ROWS:
         prefix = "artifact_" if clock == "artifact" and metric in _BY_CLOCK else ""
-        cells = []
-        for metrics in summary.values():
-            mean, low, high = metrics[prefix + metric]
-            interval = "" if np.isnan(low) else f" ±{form.format((high - low) / 2)}"
-            cells.append(form.format(mean) + interval)
-        shown.add_row(heading, *cells)
+        cells = [_cell(metrics.get(prefix + metric), form) for metrics in summary.values()]
+        if any(cells):
+            shown.add_row(heading, *cells)
     return shown
+
+
+def _cell(value: Estimate | None, form: str) -> str:
+    if value is None:
+        return ""
+    interval = "" if np.isnan(value.low) else f" ±{form.format((value.high - value.low) / 2)}"
+    return form.format(value.mean) + interval
 
 
 def write(folder: Path, summary: Summary, episodes: Sequence[Episode]) -> list[Path]:

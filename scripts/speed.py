@@ -71,26 +71,30 @@ def runtime_decisions(policy: Path) -> Iterator[Row]:
     scheduler = Scheduler.load(policy)
     scenario = load_scenario(["arrivals.rate=1.634", "workload.conversations=2000"])
     recorded = play(scenario, scheduler, 0).ledger
-    past = Ledger()
-    observer = Observer(past, scenario.cluster.fleet(scheduler.deployment))
-    decide, both = [], []
-    for event in recorded:
-        if isinstance(event, Placed):
-            began = time.perf_counter_ns()
-            observation = observer.observe(event.time, event.conversation)
-            observed = time.perf_counter_ns()
-            scheduler.decision(observation)
-            ended = time.perf_counter_ns()
-            decide.append(ended - observed)
-            both.append(ended - began)
-        past.append(event)
-    for name, nanoseconds, says in (
-        ("runtime_decision", decide, "scaling, checks, network, placement"),
-        ("runtime_observe_and_decide", both, "the same, and reading the ledger's new events"),
+    fleet = scenario.cluster.fleet(scheduler.deployment)
+    spans: list[list[list[int]]] = []  # pass, decision, (deciding, observing and deciding)
+    for _ in range(REPEATS):
+        past = Ledger()
+        observer = Observer(past, fleet)
+        spans.append([])
+        for event in recorded:
+            if isinstance(event, Placed):
+                began = time.perf_counter_ns()
+                observation = observer.observe(event.time, event.conversation)
+                observed = time.perf_counter_ns()
+                scheduler.decision(observation)
+                ended = time.perf_counter_ns()
+                spans[-1].append([ended - observed, ended - began])
+            past.append(event)
+    for i, (name, says) in enumerate(
+        (
+            ("runtime_decision", "scaling, checks, network, placement"),
+            ("runtime_observe_and_decide", "the same, and reading the ledger's new events"),
+        )
     ):
         for percent in (50, 99):
-            value = float(np.percentile(nanoseconds, percent)) / 1e3
-            yield f"{name}_p{percent}_us", value, "us", says
+            nanoseconds = np.percentile(np.array(spans)[:, :, i], percent, axis=1).min()
+            yield f"{name}_p{percent}_us", float(nanoseconds) / 1e3, "us", says
 
 
 def runtime_import() -> Iterator[Row]:
@@ -116,6 +120,7 @@ def main() -> None:
     output: Path = parser.parse_args().output
     console = Console()
     table = Table("name", "value", "unit", "what")
+    table.columns[0].no_wrap = True
     rows: list[Row] = []
     for measure in (runtime_import, paper_cell, training_and_runtime):
         with console.status(f"measuring {measure.__name__}"):
