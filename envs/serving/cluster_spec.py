@@ -68,14 +68,16 @@ class ClusterSpec:
 
     def __post_init__(self) -> None:
         """Check the parts against each other."""
-        for name in (self.standalone, *(engine.hardware for engine in self.engines)):
+        tiers = {f"engines.{i}.hardware": engine.hardware for i, engine in enumerate(self.engines)}
+        for field, name in {"standalone": self.standalone, **tiers}.items():
             if name not in self.hardware:
-                raise ValueError(f"hardware {name!r} is none of {', '.join(self.hardware)}")
-        for engine in self.engines:
+                known = ", ".join(self.hardware)
+                raise ValueError(f"cluster.{field}={name!r} is none of the tiers: {known}")
+        for i, engine in enumerate(self.engines):
             if engine.kv_capacity_tokens % engine.block_tokens:
                 raise ValueError(
-                    f"kv_capacity_tokens={engine.kv_capacity_tokens} is not a whole number of "
-                    f"blocks of {engine.block_tokens} tokens"
+                    f"cluster.engines.{i}.kv_capacity_tokens={engine.kv_capacity_tokens} is not a "
+                    f"whole number of blocks of {engine.block_tokens} tokens"
                 )
         if not any(engine.role.decodes for engine in self.engines):
             roles = [str(engine.role) for engine in self.engines]

@@ -90,10 +90,10 @@ class StepEnergy:
 
 def _sum_of_smaller(count: int, a: float, a_slope: float, b: float, b_slope: float) -> float:
     """Sum min(a + a_slope j, b + b_slope j) over j = 0 .. count - 1."""
-    last = count - 1
-    starts_lower = a <= b
-    if starts_lower != (a + a_slope * last <= b + b_slope * last):
-        before = min(int((b - a) / (a_slope - b_slope)) + 1, count)
+    gap, closing = b - a, a_slope - b_slope
+    starts_lower = gap >= 0.0
+    if starts_lower != (gap >= closing * (count - 1)):
+        before = min(int(gap / closing) + 1, count)
     else:
         before = count
     first, second = ((a, a_slope), (b, b_slope)) if starts_lower else ((b, b_slope), (a, a_slope))
