@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -82,6 +83,8 @@ class CsvTrace:
         seen: set[str] = set()
         for line, row in self._rows():
             identifier = row["conv_id"]
+            if not identifier.strip():
+                raise self._error(line, "conv_id", identifier, "blank")
             if identifier != current:
                 if current is not None:
                     yield current, tuple(turns[:max_turns])
@@ -152,7 +155,7 @@ class CsvTrace:
                     raise WorkloadError(f"{self._path}, line 1: no column {', '.join(missing)}")
                 for row in reader:
                     yield reader.line_num, row
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
             raise WorkloadError(f"{self._path}: cannot be read ({error})") from None
 
     def _open(self) -> IO[str]:

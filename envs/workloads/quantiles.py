@@ -49,12 +49,14 @@ class QuantileWorkload:
         self._max_turns = max_turns
         self._gap_s = gap_s
         self._levels = np.asarray(levels, dtype=np.float64)
-        rising = (np.diff(self._levels) > 0.0).all()
-        if not rising or self._levels[0] != 0.0 or self._levels[-1] != 1.0:
+        ends = self._levels[[0, -1]].tolist() if self._levels.size else []
+        if ends != [0.0, 1.0] or not (np.diff(self._levels) > 0.0).all():
             raise WorkloadError("workload.levels must rise from 0 to 1")
         self._turns = self._table("turns", turns)
         self._first_input = self._table("first_input_tokens", first_input_tokens)
         self._appended = self._table("appended_tokens", appended_tokens)
+        if not output_tokens:
+            raise WorkloadError("workload.output_tokens needs at least one row")
         self._output = [
             self._table(f"output_tokens[{turn}]", row) for turn, row in enumerate(output_tokens)
         ]

@@ -1,0 +1,134 @@
+"""What each heuristic decides on observations whose right answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from conserve_gym.baselines.colocate import Colocate
+from conserve_gym.baselines.conserve import ConServe
+from conserve_gym.baselines.full_disagg import FullDisagg
+from conserve_gym.baselines.random_choice import RandomChoice
+from conserve_gym.baselines.registry import BASELINES, make_baseline
+from conserve_gym.fleet import Fleet, Role
+from conserve_gym.observation import Observation, Scaler
+from conserve_gym.placement import Placement
+from conserve_gym.policy import Deployment, Policy, Reservation
+
+P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED
+
+
+def observation(
+    roles: tuple[Role, ...],
+    *,
+    free: list[float],
+    waiting: list[float] | None = None,
+    closed: tuple[int, ...] = (),
+) -> Observation:
+    """An observation with free KV and prompt tokens in flight for each engine."""
+    fleet = Fleet(roles, (1000,) * len(roles))
+    open_to = np.array([role.decodes and i not in closed for i, role in enumerate(roles)])
+    seen = Observation(1.0, 0, 0, fleet, np.zeros(Scaler(len(roles)).size), np.array(free), open_to)
+    seen.engine_field("prompt_in_flight")[:] = waiting or [0.0] * len(roles)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("seen", "engine"),
+    [
+        (observation((P, D, D, D), free=[900, 100, 300, 200]), 2),  # a prefill engine is none
+        (observation((P, D, D, D), free=[900, 300, 100, 300]), 1),  # of equals the first
+        (observation((P, D, D, D), free=[0, 900, 300, 200], closed=(1,)), 2),
+        (observation((M, M), free=[10, 20]), 1),
+        (observation((M,), free=[10]), 0),
+        (observation((D, D), free=[-50, -20]), 1),  # more is known to be held than there is
+    ],
+)
+def test_colocate_takes_the_open_engine_with_most_free_kv(seen: Observation, engine: int) -> None:
+    assert Colocate().decide(seen) == Placement(engine, engine, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("seen", "placement"),
+    [
+        (observation((P, D, D), free=[900, 100, 300]), (0, 2)),
+        (observation((P, P, D), free=[0, 0, 9], waiting=[500, 400, 0]), (1, 2)),
+        (observation((P, P, D), free=[0, 0, 9], waiting=[400, 400, 0]), (0, 2)),
+        # A mixed engine prefills for others, but not for itself.
+        (observation((M, M, M), free=[1, 9, 5], waiting=[50, 0, 60]), (0, 1)),
+        (observation((M, D), free=[1, 9], waiting=[99, 0]), (0, 1)),
+        (observation((P, D, D), free=[0, 9, 5], closed=(1,)), (0, 2)),
+    ],
+)
+def test_conserve_takes_that_decoder_and_the_least_loaded_prefiller(
+    seen: Observation, placement: tuple[int, int]
+) -> None:
+    assert ConServe().decide(seen) == Placement(*placement, math.inf)
+
+
+def test_full_disagg_sends_every_turn_through_the_prefiller() -> None:
+    seen = observation((P, D, D), free=[900, 100, 300])
+    policy = FullDisagg()
+    assert policy.decide(seen) == Placement(0, 2, 0.0)
+    assert policy.deployment.decides_every_turn
+
+
+def choices(policy: Policy, seed: int, count: int) -> list[Placement]:
+    seen = observation((P, D, D), free=[900, 100, 300])
+    policy.reset(seed)
+    return [policy.decide(seen) for _ in range(count)]
+
+
+def test_random_tosses_a_fair_coin() -> None:
+    placements = choices(RandomChoice(), 0, 4000)
+    assert set(placements) == {Placement(2, 2), Placement(0, 2)}
+    heads = sum(placement.disaggregates for placement in placements)
+    assert abs(heads - 2000) < 4.0 * math.sqrt(4000) / 2.0
+
+
+def test_random_is_reproducible_and_touches_no_other_stream() -> None:
+    policy = RandomChoice()
+    first = choices(policy, 3, 50)
+    np.random.seed(1)
+    before = np.random.get_state()[1]
+    assert choices(policy, 3, 50) == first == choices(RandomChoice(), 3, 50)
+    assert choices(policy, 4, 50) != first
+    assert (np.random.get_state()[1] == before).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "deployment"),
+    [
+        ("colocate", Deployment(all_mixed=True)),
+        ("colocate_oracle", Deployment(all_mixed=True, reservation=Reservation.ORACLE_PEAK)),
+        ("conserve", Deployment()),
+        ("conserve_oracle", Deployment(reservation=Reservation.ORACLE_PEAK)),
+        ("full_disagg", Deployment(decides_every_turn=True)),
+        ("random", Deployment()),
+    ],
+)
+def test_the_registry(name: str, deployment: Deployment) -> None:
+    policy = make_baseline(name)
+    assert policy.name == name
+    assert policy.deployment == deployment
+    assert policy.deployment.sees_future == name.endswith("_oracle")
+    policy.reset(0)
+    assert policy is not make_baseline(name)
+
+
+def test_every_baseline_is_named_here() -> None:
+    assert set(BASELINES) == {
+        "colocate",
+        "colocate_oracle",
+        "conserve",
+        "conserve_oracle",
+        "full_disagg",
+        "random",
+    }
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(KeyError, match="fifo"):
+        make_baseline("fifo")
