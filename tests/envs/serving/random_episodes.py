@@ -145,14 +145,20 @@ def link(rng: random.Random) -> LinkSpec:
 
 
 @st.composite
-def turns(draw: st.DrawFn, rng: random.Random) -> tuple[Turn, ...]:
-    """Draw the turns of a conversation, some of which append much or rewrite their context."""
-    outputs = st.one_of(st.just(1), st.integers(2, 60), st.integers(2, 60))
-    first = draw(st.one_of(st.integers(1, 15), st.integers(20, 150)))
+def turns(draw: st.DrawFn, rng: random.Random, *, growing: bool = False) -> tuple[Turn, ...]:
+    """Draw the turns of a conversation, some of which append much or rewrite their context.
+
+    Args:
+        draw: Given by Hypothesis.
+        rng: Where gaps come from.
+        growing: Whether prompts are short and outputs long, so that KV grows in the decodes.
+    """
+    outputs = st.one_of(st.just(1), st.integers(2, 60), st.integers(20, 60))
+    first = draw(st.integers(1, 30) if growing else st.integers(1, 150))
     played = [Turn(first, first, draw(outputs), 0.0)]
     for _ in range(draw(st.integers(0, 3))):
         held = played[-1].input_tokens + played[-1].output_tokens
-        appended = draw(st.one_of(st.integers(1, 8), st.integers(1, 8), st.integers(20, 100)))
+        appended = draw(st.integers(1, 8) if growing else st.integers(1, 100))
         kept = held
         if draw(st.integers(0, 3)) == 0:  # rewritten: only a part of what is held is still valid
             kept = draw(st.integers(0, held))
@@ -164,12 +170,13 @@ def turns(draw: st.DrawFn, rng: random.Random) -> tuple[Turn, ...]:
 @st.composite
 def workloads(draw: st.DrawFn, rng: random.Random, most: int) -> tuple[Conversation, ...]:
     """Draw up to `most` conversations that arrive close enough to meet each other."""
-    spacing = draw(st.sampled_from((0.01, 0.1, 0.5)))
+    spacing = draw(st.sampled_from((0.01, 0.05, 0.5)))
+    growing = draw(st.booleans(), label="growing in the decodes")
     time = 0.0
     conversations = []
-    for _ in range(draw(st.integers(1, most))):
+    for _ in range(draw(st.integers(min(3, most), most) | st.integers(1, most))):
         time += rng.uniform(0.0, spacing)
-        conversations.append(Conversation(time, draw(turns(rng))))
+        conversations.append(Conversation(time, draw(turns(rng, growing=growing))))
     return tuple(conversations)
 
 
@@ -183,18 +190,18 @@ def episodes(draw: st.DrawFn, most_conversations: int = 8) -> Episode:
     if not any(role.decodes for role in roles):
         roles.append(Role.DECODE)
     block_tokens = draw(st.sampled_from((1, 2, 4, 16)))
-    roomy = draw(st.booleans(), label="roomy pools")
+    spare = draw(st.sampled_from((20, 60, 1500)), label="most spare tokens in a pool")
     engines = []
     for i, role in enumerate(roles):
-        spare = draw(st.integers(0, 40 if not roomy else 1500), label="spare tokens")
+        pool = peak + draw(st.integers(0, spare))
         engines.append(
             EngineSpec(
                 role=role,
                 hardware=f"tier {i}",
                 count=1,
                 token_budget=draw(st.one_of(st.integers(1, 40), st.integers(60, 400))),
-                max_sequences=draw(st.sampled_from((1, 2, 3, 1024))),
-                kv_capacity_tokens=-(-(peak + spare) // block_tokens) * block_tokens,
+                max_sequences=draw(st.sampled_from((1, 3, 1024, 1024, 1024, 1024))),
+                kv_capacity_tokens=-(-pool // block_tokens) * block_tokens,
                 block_tokens=block_tokens,
             )
         )
@@ -209,7 +216,7 @@ def episodes(draw: st.DrawFn, most_conversations: int = 8) -> Episode:
     )
     deployment = Deployment(
         all_mixed=draw(st.booleans()),
-        reservation=draw(st.sampled_from(Reservation)),
+        reservation=draw(st.sampled_from((Reservation.NONE, *Reservation))),
         decides_every_turn=draw(st.booleans()),
     )
     return Episode(spec, deployment, conversations, draw(st.integers(0, 99)), draw(st.booleans()))

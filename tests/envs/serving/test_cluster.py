@@ -285,6 +285,54 @@ def test_an_engine_that_decodes_takes_up_a_prompt_for_another_as_soon_as_there_i
     assert times(cluster, Prefilled) == {(2, 0): exactly(prefilled)}
 
 
+def test_a_prompt_for_another_engine_is_never_preempted() -> None:
+    # Engine 0 has 5 blocks: the first turn takes 2, a prompt for engine 1 that comes later 3. When
+    # the turn has 32 tokens and finds no block, it is itself the youngest that may lose its KV.
+    cluster = play(
+        cluster_of(engine(Role.MIXED, kv_capacity_tokens=80, token_budget=10), engine(Role.DECODE)),
+        NO_RESERVATION,
+        [conversation(0.0, (30, 30, 12, 0.0)), conversation(0.001, (45, 45, 1, 0.0))],
+        [Placement(0, 0), FROM_0_TO_1],
+    )
+    assert cluster.engines[0].preemptions == 1
+    # Three chunks of 10 at the floor; two of 9 beside a decode; 10, 10 and 7 alone.
+    prefilled = 3 * 0.005 + 2 * 0.0102 + 3 * 0.005
+    assert times(cluster, Prefilled) == {(1, 0): exactly(prefilled)}
+    # The move of 45 tokens frees the room to compute 33 again, in 4 chunks; 8 decodes are left.
+    moved = prefilled + 0.004 + 0.0045
+    assert times(cluster, TurnFinished)[0, 0] == exactly(moved + 4 * 0.005 + 8 * 0.0102)
+
+
+def test_moves_from_two_engines_do_not_meet() -> None:
+    cluster = play(
+        cluster_of(engine(Role.PREFILL, count=2), engine(Role.DECODE)),
+        NO_RESERVATION,
+        [conversation(0.0, (40, 40, 1, 0.0)), conversation(0.001, (40, 40, 1, 0.0))],
+        [Placement(0, 2), Placement(1, 2)],
+    )
+    assert times(cluster, KvMoved) == {(0, 0): exactly(0.0148), (1, 0): exactly(0.0158)}
+
+
+def test_an_offloaded_turn_gives_back_what_its_decoder_held_at_once() -> None:
+    spec = cluster_of(engine(Role.PREFILL), engine(Role.DECODE))
+    lone = conversation(0.0, (40, 40, 5, 0.0), (100, 55, 1, 1.0))
+    cluster = Cluster(spec, NO_RESERVATION, [lone, conversation(1.5, (10, 10, 1, 0.0))])
+    assert cluster.advance()
+    cluster.place(Placement(0, 1, 50.0))
+    decoder = cluster.engines[1]
+    held = []
+    while not times(cluster, TurnArrived).get((0, 1)):
+        held.append(decoder.kv.idle_tokens(0))
+        cluster._clock.step()
+    assert held[-1] == 44
+    assert decoder.kv.idle_tokens(0) == 0
+    moves = [(e.turn, e.tokens) for e in cluster.ledger if isinstance(e, KvMoved)]
+    assert moves == [(0, 40)]
+    assert cluster.advance()
+    moves = [(e.turn, e.tokens) for e in cluster.ledger if isinstance(e, KvMoved)]
+    assert moves == [(0, 40), (1, 100)]  # the whole context, computed again elsewhere
+
+
 def test_kv_that_was_moved_counts_as_cached_even_if_it_is_lost_again() -> None:
     # Engine 1 has 5 blocks and an older turn that grows into the last of them.
     cluster = play(

@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -143,6 +143,27 @@ def test_kv_moves_are_those_that_the_placements_imply(episode: Episode) -> None:
     )
     assert moved == expected
     assert prefilled == Counter((*move[:3], move[4]) for move in expected.elements())
+
+
+@EXAMPLES
+@given(episodes())
+def test_moves_out_of_an_engine_follow_one_another(episode: Episode) -> None:
+    law = episode.spec.link
+    free_s: dict[int, float] = defaultdict(float)
+    due: dict[tuple[int, int], tuple[float, float]] = {}
+    for event in episode.play().ledger:
+        if isinstance(event, Prefilled):
+            milliseconds = law.base_ms + law.token_us * 1e-3 * event.tokens
+            if event.tokens <= law.small_tokens:
+                milliseconds = law.small_ms
+            arrives = max(event.time, free_s[event.engine]) + milliseconds * 1e-3
+            free_s[event.engine] = arrives
+            due[event.conversation, event.turn] = event.time, arrives
+        elif isinstance(event, KvMoved):
+            began, arrives = due.pop((event.conversation, event.turn))
+            assert math.isclose(event.time, arrives, rel_tol=1e-12)
+            assert math.isclose(event.seconds, arrives - began, rel_tol=1e-9)
+    assert not due
 
 
 @EXAMPLES
