@@ -148,7 +148,7 @@ class Engine:
         self._waiting: deque[Request] = deque()
         self._running: dict[Request, None] = {}  # in order of admission
         self._prefilling: list[Request] = []
-        self._kv_arrived: list[Request] = []  # join the batch at the next step
+        self._kv_arrived: deque[Request] = deque()  # join the batch when it has a place
         self._unseen: list[Request] = []  # decoding, first token not out yet
 
         # Decoding sequences all gain one token a step, so counters stand for the whole batch:
@@ -271,12 +271,10 @@ class Engine:
         if self._step_end is None:
             self.joules["idle"] += self._energy.idle_w * (now - self._began_s)
         self._between_steps = True
-        if self._kv_arrived:
-            self._join_kv_arrived()
-        preempted = self._grow_decodes()
+        self._grow_decodes()
         chunks = self._chunks = []
         if self._prefilling or self._waiting:
-            chunks = self._chunks = self._next_chunks(admit=not preempted)
+            chunks = self._chunks = self._next_chunks()
         self._between_steps = False
         self._began_s = now
         sequences = len(self._finish)
@@ -332,7 +330,7 @@ class Engine:
 
     # --- prompts ---
 
-    def _next_chunks(self, admit: bool) -> list[Request]:
+    def _next_chunks(self) -> list[Request]:
         """Share the token budget out: to prompts that were begun, then to newly admitted ones."""
         budget = self._token_budget - len(self._finish)
         chunks: list[Request] = []
@@ -344,7 +342,7 @@ class Engine:
             chunks.append(request)
         waiting = self._waiting
         passed_over: list[Request] = []
-        while admit and budget > 0 and waiting and len(self._running) < self._max_sequences:
+        while budget > 0 and waiting and len(self._running) < self._max_sequences:
             request = waiting[0]
             if not self.kv.has_room_for(request.to_compute):
                 break
@@ -390,13 +388,13 @@ class Engine:
     # --- turns that are prefilled elsewhere ---
 
     def _join_kv_arrived(self) -> None:
-        for request in self._kv_arrived:
+        while self._kv_arrived and len(self._running) < self._max_sequences:
+            request = self._kv_arrived.popleft()
             request.started_s = self._clock.now
             request.cached_tokens = request.input_tokens - 1
             self._running[request] = None
             self._unseen.append(request)
             self._join_decodes(request, request.input_tokens - 1)
-        self._kv_arrived.clear()
 
     # --- decodes ---
 
@@ -450,22 +448,21 @@ class Engine:
             blocks += self._by_phase[-step % size]
         return blocks
 
-    def _grow_decodes(self) -> bool:
+    def _grow_decodes(self) -> None:
         """Take the blocks that the next step needs; preempt the youngest turns if there are none.
 
-        Returns:
-            Whether a turn was preempted.
+        What was preempted does not fit again before others end, and whoever waits is behind it.
+        Its place in the batch may serve a turn whose KV has arrived.
         """
-        preempted = False
-        while self._finish:
+        while True:
+            if self._kv_arrived:
+                self._join_kv_arrived()
             blocks = self._by_phase[-self._decode_steps % self.kv.block_tokens]
             if blocks <= self.kv.available_blocks:
                 self.kv.grow(blocks)
-                break
+                return
             # A prompt for another engine needs no more blocks and ends by itself.
             self._preempt(next(r for r in reversed(self._running) if r.output_tokens))
-            preempted = True
-        return preempted
 
     def _grow_run(self, steps: int) -> None:
         """Take the blocks that the run's first ``steps`` steps need."""
@@ -506,7 +503,6 @@ class Engine:
             self.kv.free(self._leave_decodes(request))
             if request in self._unseen:
                 self._unseen.remove(request)
-        request.reusable_tokens = 0
         self.preemptions += 1
         self._waiting.appendleft(request)
         self._listener.on_room_freed()

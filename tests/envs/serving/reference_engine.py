@@ -185,15 +185,6 @@ class ReferenceEngine:
     def _start_step(self) -> None:
         self.deciding = True
         self.since = self.clock.now
-        for request in self.arrived:
-            sequence = Sequence(request, self.set_aside.pop(request.conversation))
-            sequence.length = request.input_tokens - 1
-            request.cached_tokens = sequence.length
-            request.started_s = self.clock.now
-            self.running.append(sequence)
-            self._join_batch(sequence)
-        self.arrived = []
-
         if not self._take_blocks_for_decodes():
             self._admit()
 
@@ -300,10 +291,21 @@ class ReferenceEngine:
         self.listener.on_room_freed()
         self.listener.after_turn(request)
 
+    def _take_in(self, request: Request) -> None:
+        """Let a turn whose KV was moved here decode."""
+        sequence = Sequence(request, self.set_aside.pop(request.conversation))
+        sequence.length = request.input_tokens - 1
+        request.cached_tokens = sequence.length
+        request.started_s = self.clock.now
+        self.running.append(sequence)
+        self._join_batch(sequence)
+
     def _take_blocks_for_decodes(self) -> bool:
         """Give a block to each sequence whose last one is full; the youngest turns make way."""
         preempted = False
         while True:
+            while self.arrived and len(self.running) < self.max_sequences:
+                self._take_in(self.arrived.pop(0))
             full = [
                 sequence
                 for sequence in self.batch

@@ -303,6 +303,19 @@ def test_a_prompt_for_another_engine_is_never_preempted() -> None:
     assert times(cluster, TurnFinished)[0, 0] == exactly(moved + 4 * 0.005 + 8 * 0.0102)
 
 
+def test_kv_that_was_moved_waits_for_a_place_in_the_batch() -> None:
+    # The decoder runs one turn at a time, as it would if both were prefilled there.
+    cluster = play(
+        cluster_of(engine(Role.PREFILL), engine(Role.DECODE, max_sequences=1)),
+        NO_RESERVATION,
+        [conversation(0.0, (40, 40, 5, 0.0)), conversation(0.0, (50, 50, 2, 0.0))],
+        [FROM_0_TO_1, FROM_0_TO_1],
+    )
+    first_ended = 0.0148 + 5 * 0.0102
+    assert times(cluster, KvMoved)[1, 0] < first_ended
+    assert times(cluster, FirstToken)[1, 0] == exactly(first_ended + 0.0102)
+
+
 def test_moves_from_two_engines_do_not_meet() -> None:
     cluster = play(
         cluster_of(engine(Role.PREFILL, count=2), engine(Role.DECODE)),
