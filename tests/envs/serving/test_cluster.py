@@ -13,6 +13,7 @@ from random_episodes import hardware, link
 
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
+from conserve_gym.envs.serving.engine import Request
 from conserve_gym.envs.serving.hardware import Hardware
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Role
@@ -326,24 +327,31 @@ def test_moves_from_two_engines_do_not_meet() -> None:
     assert times(cluster, KvMoved) == {(0, 0): exactly(0.0148), (1, 0): exactly(0.0158)}
 
 
-def test_an_offloaded_turn_gives_back_what_its_decoder_held_at_once() -> None:
-    spec = cluster_of(engine(Role.PREFILL), engine(Role.DECODE))
-    lone = conversation(0.0, (40, 40, 5, 0.0), (100, 55, 1, 1.0))
-    cluster = Cluster(spec, NO_RESERVATION, [lone, conversation(1.5, (10, 10, 1, 0.0))])
-    assert cluster.advance()
-    cluster.place(Placement(0, 1, 50.0))
-    decoder = cluster.engines[1]
+def test_an_offloaded_turn_gives_back_what_its_decoder_held_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster(
+        cluster_of(engine(Role.PREFILL), engine(Role.DECODE)),
+        NO_RESERVATION,
+        [
+            conversation(0.0, (40, 40, 5, 0.0), (100, 55, 1, 1.0)),
+            conversation(1.0, (300, 300, 1, 0.0)),
+        ],
+    )
+    prefiller, decoder = cluster.engines
+    submit = prefiller.submit
     held = []
-    while not times(cluster, TurnArrived).get((0, 1)):
+
+    def look_and_submit(request: Request) -> None:
         held.append(decoder.kv.idle_tokens(0))
-        cluster._clock.step()
-    assert held[-1] == 44
-    assert decoder.kv.idle_tokens(0) == 0
-    moves = [(e.turn, e.tokens) for e in cluster.ledger if isinstance(e, KvMoved)]
-    assert moves == [(0, 40)]
-    assert cluster.advance()
-    moves = [(e.turn, e.tokens) for e in cluster.ledger if isinstance(e, KvMoved)]
-    assert moves == [(0, 40), (1, 100)]  # the whole context, computed again elsewhere
+        submit(request)
+
+    monkeypatch.setattr(prefiller, "submit", look_and_submit)
+    while cluster.advance():
+        cluster.place(Placement(0, 1, 50.0))
+    assert held == [0, 44, 0]  # the first turn, the other conversation, and the second turn
+    moves = [(e.conversation, e.tokens) for e in cluster.ledger if isinstance(e, KvMoved)]
+    assert moves == [(0, 40), (1, 300), (0, 100)]  # the whole context is computed again
 
 
 def test_kv_that_was_moved_counts_as_cached_even_if_it_is_lost_again() -> None:

@@ -43,7 +43,7 @@ def assert_same_run(episode: Episode) -> None:
     assert_same_engines(actual, expected)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 @given(episodes())
 def test_runs_of_steps_equal_single_steps(episode: Episode) -> None:
     assert_same_run(episode)
