@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import track
 
 from conserve_gym.errors import ConServeGymError
+from conserve_gym.policy import Policy
 
 CONFIG = {"config_path": "pkg://conserve_gym.conf", "version_base": "1.3"}
 
@@ -26,7 +27,8 @@ def _command(run: Callable[[DictConfig], float | None]) -> Callable[[DictConfig]
         try:
             return run(config)
         except (ConServeGymError, OmegaConfBaseException) as error:
-            sys.exit(f"error: {' '.join(str(error).split())}")
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(2)
 
     return wrapped
 
@@ -35,10 +37,10 @@ def _command(run: Callable[[DictConfig], float | None]) -> Callable[[DictConfig]
 @_command
 def train(config: DictConfig) -> None:
     """Train a policy into the folder ``run``."""
-    from conserve_gym.agents import training
+    from conserve_gym.agents.run_folder import MODEL
+    from conserve_gym.agents.training import train as run
 
-    folder = training.train(config)
-    Console().print(f"trained: {folder / training.MODEL}", soft_wrap=True)
+    Console().print(f"trained: {run(config) / MODEL}", soft_wrap=True)
 
 
 @hydra.main(config_name="evaluate", **CONFIG)
@@ -50,14 +52,20 @@ def evaluate(config: DictConfig) -> float:
     from conserve_gym.agents.policies import resolve
     from conserve_gym.agents.provenance import provenance, write_json
     from conserve_gym.envs.configuration import ConfigurationError, scenario
+    from conserve_gym.metrics import CLOCKS
 
-    if config.clock not in ("user", "artifact"):
-        raise ConfigurationError(f"clock={config.clock!r} is none of user, artifact")
+    if config.clock not in CLOCKS:
+        raise ConfigurationError(f"clock={config.clock!r} is none of {', '.join(CLOCKS)}")
     built = scenario(config)
-    names = [str(name) for name in _as_list(config.policies)]
+    seeds = _seeds(config.seeds)
+    names = _policy_names(config.policies)
     policies = [resolve(name, built.cluster) for name in names]
     _name_apart(policies, names)
-    seeds = _seeds(config.seeds)
+    folder = Path(config.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"output={folder}: {error.strerror}") from None
     cells = [(policy, seed) for policy in policies for seed in seeds]
     console = Console()
     episodes = [
@@ -66,9 +74,9 @@ def evaluate(config: DictConfig) -> float:
     ]
     summary = report.summarise(episodes)
     console.print(report.table(summary, episodes, built, config.clock))
-    folder = Path(config.output)
     written = report.write(folder, summary, episodes)
-    write_json(folder / "evaluation.json", {"seeds": seeds, "policies": names, **provenance()})
+    settings = OmegaConf.to_container(config, resolve=True)
+    write_json(folder / "evaluation.json", {"config": settings, **provenance()})
     for path in written:
         console.print(str(path), soft_wrap=True)
     return summary[policies[-1].name]["slo_attainment_pct"].mean
@@ -92,21 +100,35 @@ def export(config: DictConfig) -> None:
     )
 
 
-def _as_list(value: object) -> list[object]:
-    return list(value) if isinstance(value, ListConfig) else [value]
+def _policy_names(value: object) -> list[str]:
+    from conserve_gym.envs.configuration import ConfigurationError
+
+    names = [str(name) for name in value] if isinstance(value, ListConfig) else [str(value)]
+    if not names or len(set(names)) < len(names):
+        raise ConfigurationError(f"policies={names} must name at least one, and none twice")
+    return names
 
 
 def _seeds(value: object) -> list[int]:
     """Return seeds from a count or a list."""
+    from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
     from conserve_gym.envs.configuration import ConfigurationError
 
-    seeds = list(range(value)) if isinstance(value, int) else _as_list(value)
-    if not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
-        raise ConfigurationError(f"seeds={value!r} must be a count above 0 or a list of seeds")
-    return [seed for seed in seeds if isinstance(seed, int)]
+    given = list(value) if isinstance(value, ListConfig) else value
+    seeds = list(range(given)) if isinstance(given, int) else given
+    if not isinstance(seeds, list) or not all(
+        isinstance(seed, int) and 0 <= seed < FIRST_TRAINING_SEED for seed in seeds
+    ):
+        raise ConfigurationError(
+            f"seeds={given!r} must be a count or a list of seeds from 0 to "
+            f"{FIRST_TRAINING_SEED - 1:,}; training has those above"
+        )
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigurationError(f"seeds={given!r} must be at least one, and none twice")
+    return seeds
 
 
-def _name_apart(policies: list, names: list[str]) -> None:  # type: ignore[type-arg]
+def _name_apart(policies: list[Policy], names: list[str]) -> None:
     """Call policies by what the user wrote where two would have one name."""
     called = [policy.name for policy in policies]
     for policy, name in zip(policies, names, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,15 +35,6 @@ class Episode:
     metrics: dict[str, float]
     normalised: tuple[Normalised, ...]
     ledger: Ledger
-
-
-def evaluate(
-    scenario: Scenario, policies: Iterable[Policy], seeds: Sequence[int]
-) -> Iterator[Episode]:
-    """Play every policy on every seed; all see the same conversations and arrivals."""
-    for policy in policies:
-        for seed in seeds:
-            yield play(scenario, policy, seed)
 
 
 def play(scenario: Scenario, policy: Policy, seed: int) -> Episode:

@@ -20,7 +20,7 @@ from conserve_gym.agents.learned import LearnedPolicy
 from conserve_gym.agents.provenance import provenance
 from conserve_gym.agents.runtime.artifact import GOLDEN, HEADER, SCHEMA, WEIGHTS
 from conserve_gym.agents.runtime.scheduler import FALLBACK_RULE, SEEN_MARGIN, Scheduler
-from conserve_gym.agents.training import FIRST_TRAINING_SEED
+from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
 from conserve_gym.envs.configuration import ConfigurationError, scenario
 from conserve_gym.observation import Observation, field_table
 from conserve_gym.placement import Placement
@@ -52,7 +52,11 @@ def export(run: Path, target: Path) -> Scheduler:
         ConfigurationError: The run holds no trained model, or ``target`` is something else.
     """
     policy = LearnedPolicy(run)
-    if target.exists() and not (target / HEADER).exists():
+    if policy.deployment.sees_future or policy.deployment.decides_every_turn:
+        raise ConfigurationError(
+            f"{run}: a router cannot run deployment={policy.deployment.to_json()}"
+        )
+    if target.exists() and {path.name for path in target.iterdir()} != {HEADER, WEIGHTS, GOLDEN}:
         raise ConfigurationError(f"output={target} exists and is not an exported policy")
     observations = _golden_observations(policy)
     tensors, layers = _network(policy.model)
@@ -97,15 +101,21 @@ def export(run: Path, target: Path) -> Scheduler:
         },
     }
     partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    (partial / WEIGHTS).write_bytes(weights)
-    (partial / GOLDEN).write_bytes(golden)
-    (partial / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
-    Scheduler.load(partial)  # an artefact that does not load must not replace one that does
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(partial, target)
+    replaced = target.with_name(target.name + ".replaced")
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        (partial / WEIGHTS).write_bytes(weights)
+        (partial / GOLDEN).write_bytes(golden)
+        (partial / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
+        Scheduler.load(partial)  # an artefact that does not load must not replace one that does
+        if target.exists():
+            os.replace(target, replaced)
+        os.replace(partial, target)
+    finally:
+        for leftover in (partial, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
     return Scheduler.load(target)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from conserve_gym.actions import ACTIONS
-from conserve_gym.agents.training import ALGORITHMS, CONFIG, MODEL, latest_checkpoint
-from conserve_gym.envs.configuration import ConfigurationError, scenario
+from conserve_gym.agents.run_folder import CONFIG, MODEL, latest_checkpoint, load_model
+from conserve_gym.agents.training import ALGORITHMS, training_spec
+from conserve_gym.deployment import Deployment
+from conserve_gym.envs.configuration import ConfigurationError, validated
+from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.observation import Observation, Scaler
 from conserve_gym.placement import Placement
 
@@ -39,22 +41,19 @@ class LearnedPolicy:
         assert isinstance(config, DictConfig)
         self.config = config
         self.name = folder.name
-        built = scenario(config)
-        self.deployment = built.deployment
-        self.fleet = built.cluster.fleet(self.deployment)
-        self.actions = ACTIONS[config.environment](self.fleet)
+        spec = training_spec(config)
+        self.deployment = validated(Deployment, config.deployment, "deployment")
+        self.fleet = validated(ClusterSpec, config.cluster, "cluster").fleet(self.deployment)
+        self.actions = ACTIONS[spec.environment](self.fleet)
         self.scaler = Scaler(len(self.fleet.roles))
-        algorithm, _ = ALGORITHMS[config.agent.algorithm]
-        try:
-            self.model: Any = algorithm.load(path, device="cpu")
-        # Stable-Baselines3 asserts that the archive holds data.
-        except (ValueError, KeyError, EOFError, AssertionError, zipfile.BadZipFile) as error:
-            raise ConfigurationError(f"{path}: not a whole model ({error})") from None
+        algorithm, _ = ALGORITHMS[spec.agent.algorithm]
+        self.model = load_model(algorithm, path)
+        self._masked = spec.agent.algorithm == "maskable_ppo"
         shape = self.model.observation_space.shape
         if shape != (self.scaler.size,):
             raise ConfigurationError(
-                f"{path}: the model sees {shape[0]} numbers, the observation table gives "
-                f"{self.scaler.size}: it belongs to another observation table"
+                f"{path}: the model sees {shape[0]} numbers, the cluster of {folder / CONFIG} "
+                f"gives {self.scaler.size}"
             )
 
     def reset(self, seed: int) -> None:
@@ -67,6 +66,6 @@ class LearnedPolicy:
 
     def act(self, scaled: Any, mask: Any) -> int:
         """Return the model's action for a scaled observation."""
-        masked = {"action_masks": mask} if self.config.agent.algorithm == "maskable_ppo" else {}
+        masked = {"action_masks": mask} if self._masked else {}
         action, _ = self.model.predict(scaled, deterministic=True, **masked)
         return int(action)

@@ -42,12 +42,18 @@ def _git_revision() -> str | None:
     """Return the checkout's revision, with a plus where files differ from it; None without git."""
     root = Path(__file__).resolve().parents[1]
     try:
-        revision, changes = (
+        top, revision, changes = (
             subprocess.run(
                 ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
             ).stdout.strip()
-            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+            for arguments in (
+                ["rev-parse", "--show-toplevel"],
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain"],
+            )
         )
     except (OSError, subprocess.CalledProcessError):
         return None
+    if Path(top) != root:
+        return None  # installed inside somebody else's checkout
     return revision + ("+" if changes else "")

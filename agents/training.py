@@ -1,36 +1,34 @@
-"""Training runs: Stable-Baselines3 on a placement environment, resumable after a kill.
+"""Training: Stable-Baselines3 on a placement environment, resumable after a kill.
 
-A run is a folder: ``config.yaml`` and ``run.json`` say what it is, ``checkpoints/`` holds the
-newest states, ``model.zip`` appears when it is complete. Starting a run again in its folder goes
-on from the last checkpoint.
+Starting a run again in its folder goes on from the last checkpoint.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, cast
 
 import gymnasium
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
-from conserve_gym.agents.provenance import provenance, write_json
+from conserve_gym.agents import run_folder
+from conserve_gym.agents.callbacks import Checkpoint, LogEpisodes, ObservedRange
+from conserve_gym.agents.seeds import training_seed
 from conserve_gym.agents.semi_markov import (
     RecordTime,
     TimeDiscountMaskableRolloutBuffer,
     TimeDiscountRolloutBuffer,
 )
-from conserve_gym.envs.configuration import ConfigurationError, Scenario, scenario
+from conserve_gym.agents.training_spec import TrainingSpec
+from conserve_gym.envs.configuration import ConfigurationError, Scenario, scenario, validated
 from conserve_gym.envs.placement_env import ConversationPlacementEnv, JointPlacementEnv
 
 ENVIRONMENTS = {"conversation": ConversationPlacementEnv, "joint": JointPlacementEnv}
@@ -38,11 +36,6 @@ ALGORITHMS: dict[str, tuple[Any, type[RolloutBuffer]]] = {
     "ppo": (PPO, TimeDiscountRolloutBuffer),
     "maskable_ppo": (MaskablePPO, TimeDiscountMaskableRolloutBuffer),
 }
-FIRST_TRAINING_SEED = 1_000_000
-"""Training draws its episodes from seeds above this one, evaluation from seeds below."""
-
-MODEL, CONFIG, RUN = "model.zip", "config.yaml", "run.json"
-KEPT_CHECKPOINTS = 2
 
 
 def train(config: DictConfig) -> Path:
@@ -53,183 +46,78 @@ def train(config: DictConfig) -> Path:
     """
     torch.set_num_threads(1)  # two threads are 3 to 19 times slower on small networks
     folder = Path(config.run)
-    if (folder / MODEL).exists():
-        raise ConfigurationError(f"run={folder} is complete; choose another folder")
+    spec = training_spec(config)
     built = scenario(config)
-    settings = _settings(config)
-    _check_same(folder, settings)
-    checkpoint = latest_checkpoint(folder)
-    envs = _vector_env(built, config, checkpoint)
-    model = _load(config, checkpoint, envs) if checkpoint else _create(config, folder, envs)
-    _claim(folder, settings)
-    remaining = config.total_timesteps - model.num_timesteps
+    settings = run_folder.settings(config)
+    run_folder.check_same(folder, settings)
+    if (folder / run_folder.MODEL).exists():
+        print(f"{folder} is complete already")
+        return folder
+    checkpoint = run_folder.latest_checkpoint(folder)
+    envs = _vector_env(built, spec)
+    algorithm, _ = ALGORITHMS[spec.agent.algorithm]
     if checkpoint:
-        print(f"resuming {folder} at {model.num_timesteps:,} of {config.total_timesteps:,} steps")
+        model = run_folder.load_model(algorithm, checkpoint)
+        model.set_env(envs)
+        print(f"resuming {folder} at {model.num_timesteps:,} of {spec.total_timesteps:,} steps")
+    else:
+        model = _create(spec, envs)
+    model.tensorboard_log = str(folder)
+    # The algorithm has seeded the environments with its own seed: these come from training's.
+    episode_seed = training_seed(spec.seed, model.num_timesteps)
+    model.set_random_seed(episode_seed)
+    run_folder.claim(folder, settings, steps_done=model.num_timesteps, episode_seed=episode_seed)
     callbacks: list[BaseCallback] = [
         LogEpisodes(),
         ObservedRange(),
-        Checkpoint(folder, config.checkpoint_every),
+        Checkpoint(folder / "checkpoints", spec.checkpoint_every, spec.rollout_steps),
     ]
-    if config.discount.kind == "per_second":
-        callbacks.insert(0, RecordTime())
+    if spec.discount.kind == "per_second":
+        callbacks.append(RecordTime())
     model.learn(
-        remaining,
+        spec.total_timesteps - model.num_timesteps,
         callback=callbacks,
         reset_num_timesteps=not checkpoint,
         tb_log_name="tensorboard",
         progress_bar=config.progress_bar,
     )
-    _save(model, folder / MODEL)
+    run_folder.save_model(model, folder / run_folder.MODEL)
     return folder
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint of a run, if it has one."""
-    return max(folder.glob("checkpoints/*.zip"), key=lambda path: int(path.stem), default=None)
+def training_spec(config: DictConfig) -> TrainingSpec:
+    """Return what a configuration asks for, validated.
 
-
-class Checkpoint(BaseCallback):
-    """Saves the whole model between rollouts; a file appears whole or not at all.
-
-    Args:
-        folder: The run's folder.
-        every: Steps between checkpoints.
+    Raises:
+        ConfigurationError: A value is not right.
     """
-
-    def __init__(self, folder: Path, every: int) -> None:
-        """Prepare the folder."""
-        super().__init__()
-        self._folder = folder / "checkpoints"
-        self._every = every
-
-    def _on_training_start(self) -> None:
-        self._folder.mkdir(exist_ok=True)
-        self._saved_at = self.num_timesteps
-
-    def _on_rollout_start(self) -> None:
-        # The rollout before is learned from by now.
-        if self.num_timesteps - self._saved_at >= self._every:
-            self._saved_at = self.num_timesteps
-            _save(self.model, self._folder / f"{self.num_timesteps}.zip")
-            kept = sorted(self._folder.glob("*.zip"), key=lambda path: int(path.stem))
-            for path in kept[:-KEPT_CHECKPOINTS]:
-                path.unlink()
-
-    def _on_step(self) -> bool:
-        return True
+    agent = cast(dict[str, Any], OmegaConf.to_container(config.agent, resolve=True))
+    own = {key: agent.pop(key, None) for key in ("algorithm", "n_envs", "n_steps")}
+    keys = ("environment", "seed", "total_timesteps", "checkpoint_every", "discount")
+    values = {key: config[key] for key in keys}
+    spec = OmegaConf.create({**values, "agent": {**own, "settings": agent}})
+    return validated(TrainingSpec, spec)
 
 
-class LogEpisodes(BaseCallback):
-    """Logs the metrics of finished episodes beside the reward."""
-
-    LOGGED = ("slo_attainment_pct", "goodput_per_s", "ttfet_p95", "tbt_p95", "tokens_per_joule")
-
-    def _on_step(self) -> bool:
-        for info in self.locals["infos"]:
-            if "metrics" in info:
-                for name in self.LOGGED:
-                    self.logger.record_mean(f"episode/{name}", info["metrics"][name])
-        return True
-
-
-class ObservedRange(BaseCallback):
-    """Keeps the range of every observation field on the model, so that checkpoints have it."""
-
-    def _on_rollout_end(self) -> None:
-        model: Any = self.model
-        observations = model.rollout_buffer.observations
-        low, high = observations.min(axis=(0, 1)), observations.max(axis=(0, 1))
-        if hasattr(model, "observed_low"):
-            low = np.minimum(low, model.observed_low)
-            high = np.maximum(high, model.observed_high)
-        model.observed_low, model.observed_high = low, high
-
-    def _on_step(self) -> bool:
-        return True
-
-
-def _settings(config: DictConfig) -> dict[str, Any]:
-    """Return what makes a run this run: everything but where it is kept and how it is shown."""
-    settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    return {key: settings[key] for key in settings if key not in ("run", "progress_bar")}
-
-
-def _check_same(folder: Path, settings: dict[str, Any]) -> None:
-    """Check that the folder holds this very run, or none."""
-    stored = folder / CONFIG
-    if stored.exists():
-        before = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(stored)))
-        differing = sorted(
-            key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key)
-        )
-        if differing:
-            raise ConfigurationError(
-                f"run={folder} holds a run with other settings ({', '.join(differing)}); "
-                "choose another folder"
-            )
-
-
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Write down what the run is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RUN, provenance())
-    partial = folder / (CONFIG + ".partial")
-    OmegaConf.save(OmegaConf.create(settings), partial)
-    os.replace(partial, folder / CONFIG)
-
-
-def _vector_env(built: Scenario, config: DictConfig, checkpoint: Path | None) -> VecEnv:
-    environment = ENVIRONMENTS.get(config.environment)
-    if environment is None:
-        raise ConfigurationError(
-            f"environment={config.environment!r} is none of {', '.join(ENVIRONMENTS)}"
-        )
-    done = int(checkpoint.stem) if checkpoint else 0
-    # A resumed run draws other episodes than those it has seen.
-    seed = np.random.SeedSequence([config.seed, done]).generate_state(1)[0] % 1_000_000_000
+def _vector_env(built: Scenario, spec: TrainingSpec) -> VecEnv:
+    environment = ENVIRONMENTS[spec.environment]
     return make_vec_env(
-        lambda: gymnasium.wrappers.FlattenObservation(environment(built)),
-        n_envs=config.agent.n_envs,
-        seed=FIRST_TRAINING_SEED + int(seed),
+        lambda: gymnasium.wrappers.FlattenObservation(environment(built)), n_envs=spec.agent.n_envs
     )
 
 
-def _create(config: DictConfig, folder: Path, envs: VecEnv) -> Any:
-    agent = dict(instantiate(config.agent, _convert_="all"))
-    agent.pop("n_envs")
-    name = agent.pop("algorithm")
-    if name not in ALGORITHMS:
-        raise ConfigurationError(f"agent.algorithm={name!r} is none of {', '.join(ALGORITHMS)}")
-    algorithm, buffer = ALGORITHMS[name]
-    if config.discount.kind == "per_second":
-        agent["gamma"] = float(np.exp(-1.0 / config.discount.horizon_s))
-        agent["rollout_buffer_class"] = buffer
-    elif config.discount.kind == "per_decision":
-        agent["gamma"] = config.discount.gamma
+def _create(spec: TrainingSpec, envs: VecEnv) -> Any:
+    algorithm, buffer = ALGORITHMS[spec.agent.algorithm]
+    settings = dict(spec.agent.settings)
+    if spec.discount.kind == "per_second":
+        settings["gamma"] = float(np.exp(-1.0 / spec.discount.horizon_s))
+        settings["rollout_buffer_class"] = buffer
     else:
-        raise ConfigurationError(
-            f"discount.kind={config.discount.kind!r} is none of per_second, per_decision"
-        )
+        settings["gamma"] = spec.discount.gamma
     try:
         return algorithm(
-            "MlpPolicy",
-            envs,
-            seed=config.seed,
-            device="cpu",
-            tensorboard_log=str(folder),
-            **agent,
+            "MlpPolicy", envs, seed=spec.seed, n_steps=spec.agent.n_steps, device="cpu", **settings
         )
-    except TypeError as error:
-        raise ConfigurationError(f"agent: {error}") from None
-
-
-def _load(config: DictConfig, checkpoint: Path, envs: VecEnv) -> Any:
-    algorithm, _ = ALGORITHMS[config.agent.algorithm]
-    return algorithm.load(checkpoint, env=envs, device="cpu")
-
-
-def _save(model: BaseAlgorithm, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:  # given a name, Stable-Baselines3 would append .zip
-        model.save(file)
-    os.replace(partial, path)
+    # Stable-Baselines3 checks its arguments by assertions and by using them.
+    except (TypeError, ValueError, AssertionError, AttributeError, ZeroDivisionError) as error:
+        raise ConfigurationError(f"agent={spec.agent.settings}: {error}") from None

@@ -9,9 +9,9 @@ known, ``colocate_oracle`` in the registry does as the paper did.
 from __future__ import annotations
 
 from conserve_gym import rules
+from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
-from conserve_gym.policy import Deployment, Reservation
 
 
 class Colocate:

@@ -9,9 +9,9 @@ Source: arXiv 2606.01839; arm ``adaptive_disagg_decoders`` of github.com/jerrydi
 from __future__ import annotations
 
 from conserve_gym import rules
+from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
-from conserve_gym.policy import Deployment, Reservation
 
 
 class ConServe:

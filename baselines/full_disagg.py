@@ -8,9 +8,9 @@ gives it back at the turn's end.
 from __future__ import annotations
 
 from conserve_gym import rules
+from conserve_gym.deployment import Deployment
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
-from conserve_gym.policy import Deployment
 
 
 class FullDisagg:

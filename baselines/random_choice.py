@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from conserve_gym import rules
+from conserve_gym.deployment import Deployment
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
-from conserve_gym.policy import Deployment
 
 
 class RandomChoice:

@@ -8,7 +8,8 @@ from conserve_gym.baselines.colocate import Colocate
 from conserve_gym.baselines.conserve import ConServe
 from conserve_gym.baselines.full_disagg import FullDisagg
 from conserve_gym.baselines.random_choice import RandomChoice
-from conserve_gym.policy import Policy, Reservation
+from conserve_gym.deployment import Reservation
+from conserve_gym.policy import Policy
 
 BASELINES: dict[str, Callable[[], Policy]] = {
     "colocate": Colocate,

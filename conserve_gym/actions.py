@@ -87,9 +87,9 @@ class JointActions:
         return self._candidates[action]
 
     def mask(self, observation: Observation) -> npt.NDArray[np.bool_]:
-        """Return which decoders have room."""
+        """Return which decoders have room; where none has, every action counts."""
         mask: npt.NDArray[np.bool_] = observation.open_to[self._decode_at]
-        return mask
+        return mask if mask.any() else np.ones_like(mask)
 
 
 ACTIONS: dict[str, type[ConversationActions] | type[JointActions]] = {

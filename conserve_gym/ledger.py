@@ -101,7 +101,10 @@ class TurnFinished(NamedTuple):
 
 
 class ConversationEnded(NamedTuple):
-    """No further turn of the conversation will come."""
+    """No further turn of the conversation will come: its client said so with its last turn.
+
+    A router whose clients do not say so writes it when it gives a silent conversation up.
+    """
 
     time: float
     conversation: int
@@ -137,6 +140,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     "metered": Metered,
 }
 _EVENT_NAMES = {event_type: name for name, event_type in EVENT_TYPES.items()}
+_TOO_LARGE = 2**63
 _FIELD_TYPES = {name: get_type_hints(event_type) for name, event_type in EVENT_TYPES.items()}
 
 
@@ -172,9 +176,17 @@ class Ledger:
         return self._events[cursor:]
 
     def lines(self) -> Iterator[str]:
-        """Yield one JSON object an event; floats are written so that they read back exactly."""
+        """Yield one JSON object an event; floats are written so that they read back exactly.
+
+        Infinity, which JSON lacks, is null.
+        """
         for event in self._events:
-            yield json.dumps({"event": _EVENT_NAMES[type(event)], **event._asdict()})
+            record = {
+                field: None if value == math.inf else value
+                for field, value in event._asdict().items()
+            }
+            name = _EVENT_NAMES[type(event)]
+            yield json.dumps({"event": name, **record}, allow_nan=False)
 
     def digest(self) -> str:
         """Return the SHA-256 of the ledger's lines: equal digests are equal ledgers."""
@@ -216,7 +228,8 @@ class Ledger:
 def _event_from_line(line: bytes) -> Event:
     try:
         record = json.loads(line)
-    except ValueError as error:  # not UTF-8, or not JSON, whose message counts lines of its own
+    except (ValueError, RecursionError) as error:
+        # Not UTF-8, or not JSON, whose message counts lines of its own.
         raise LedgerError(f"not JSON ({getattr(error, 'msg', error)})") from None
     if not isinstance(record, dict):
         raise LedgerError(f"expected an object, found {type(record).__name__}")
@@ -230,8 +243,12 @@ def _event_from_line(line: bytes) -> Event:
         raise LedgerError(f"{name}: missing {sorted(missing)}, unknown {sorted(unknown)}")
     for field, kind in _FIELD_TYPES[name].items():
         value = record[field]
+        if value is None and field == "offload_above":
+            record[field] = math.inf
+            continue
         # JSON writes whole seconds as integers; true and false are integers to Python.
-        if isinstance(value, bool) or not isinstance(value, int | kind) or math.isnan(value):
-            expected = "an integer" if kind is int else "a number"
-            raise LedgerError(f"{name}: {field}={value!r} is not {expected}")
+        right = isinstance(value, int | kind) and not isinstance(value, bool)
+        if not right or not 0 <= value < _TOO_LARGE:
+            expected = "a whole number" if kind is int else "a number"
+            raise LedgerError(f"{name}: {field}={value!r} is not {expected} from 0 on")
     return event_type(**record)

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from conserve_gym.deployment import DEFAULT_DEPLOYMENT, Deployment, Reservation
 from conserve_gym.fleet import Fleet
 from conserve_gym.ledger import (
     ConversationEnded,
@@ -20,6 +21,7 @@ from conserve_gym.ledger import (
     FirstToken,
     KvMoved,
     Ledger,
+    LedgerError,
     Placed,
     Prefilled,
     TurnArrived,
@@ -220,16 +222,18 @@ class Observer:
     Args:
         ledger: The ledger to read; the simulator's or a router's.
         fleet: Roles and capacities of its engines.
-        decides_every_turn: Whether every turn passes the door (and pins nothing) or only the
-            first one.
+        deployment: How the engines are run.
     """
 
-    def __init__(self, ledger: Ledger, fleet: Fleet, decides_every_turn: bool = False) -> None:
+    def __init__(
+        self, ledger: Ledger, fleet: Fleet, deployment: Deployment = DEFAULT_DEPLOYMENT
+    ) -> None:
         """Start at the ledger's first event."""
         self._ledger = ledger
         self._cursor = 0
         self._fleet = fleet
-        self._every_turn = decides_every_turn
+        self._every_turn = deployment.decides_every_turn
+        self._opens_at_once = deployment.reservation is Reservation.NONE
         self._capacity = np.array(fleet.kv_capacity_tokens, dtype=np.float64)
         self._decodes = np.array([role.decodes for role in fleet.roles])
         self._roles = [
@@ -264,7 +268,12 @@ class Observer:
         for event in events:
             handler = handlers.get(type(event))
             if handler is not None:
-                handler(event)
+                try:
+                    handler(event)
+                except (KeyError, IndexError):
+                    raise LedgerError(
+                        f"{event} does not follow from the events before it"
+                    ) from None
 
     def kv_known_tokens(self, engine: int) -> int:
         """KV tokens that conversations pinned to an engine are known to hold."""
@@ -285,9 +294,9 @@ class Observer:
             now: Seconds since the ledger's start.
             conversation: The conversation at the door; its ``TurnArrived`` is in the ledger.
             turn: Its turn at the door.
-            taken_kv_tokens: KV that counts as taken on each engine, if not what is known.
-            footprint_tokens: KV that the conversation asks for; 0 opens every door. By default
-                its prompt.
+            taken_kv_tokens: KV that an oracle counts as taken on each engine, instead of what is
+                known to be.
+            footprint_tokens: KV that an oracle asks for, instead of the prompt.
         """
         self.update()
         door = self._conversations[conversation]
@@ -295,7 +304,7 @@ class Observer:
             taken_kv_tokens = np.array([e.kv_tokens for e in self._engines], dtype=np.float64)
         free = self._capacity - taken_kv_tokens
         needed = door.prompt if footprint_tokens is None else footprint_tokens
-        open_to = self._decodes & ((free >= needed) if needed else True)
+        open_to = self._decodes & (self._opens_at_once or (free >= needed))
         return Observation(
             now, conversation, turn, self._fleet, self._raw(now, door), free, open_to
         )

@@ -2,56 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
+from conserve_gym.deployment import Deployment
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
-
-
-class Reservation(StrEnum):
-    """How much KV the door counts as taken by a conversation that it has let in.
-
-    NONE opens the door at once and leaves memory to the engines. PER_TURN counts what the
-    conversation is known to hold, and grows with every turn seen. ORACLE_PEAK counts what it
-    will hold at its end: no scheduler can know that.
-    """
-
-    NONE = "none"
-    PER_TURN = "per_turn"
-    ORACLE_PEAK = "oracle_peak"
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """How an arm runs the GPUs that it is given.
-
-    Attributes:
-        all_mixed: Every engine prefills and decodes, whatever role the cluster gives it.
-        reservation: How the door counts KV.
-        decides_every_turn: Every turn passes the door and keeps no KV cache between turns,
-            instead of pinning the conversation.
-    """
-
-    all_mixed: bool = False
-    reservation: Reservation = Reservation.PER_TURN
-    decides_every_turn: bool = False
-
-    def to_json(self) -> dict[str, bool | str]:
-        """Return the deployment as plain values."""
-        return {**asdict(self), "reservation": str(self.reservation)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Deployment:
-        """Build a deployment from plain values."""
-        return cls(**{**values, "reservation": Reservation(values["reservation"])})
-
-    @property
-    def sees_future(self) -> bool:
-        """Whether the deployment uses what no scheduler can know at decision time."""
-        return self.reservation is Reservation.ORACLE_PEAK
 
 
 class Policy(Protocol):

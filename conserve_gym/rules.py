@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from conserve_gym.errors import ConServeGymError
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
 
@@ -11,16 +10,31 @@ from conserve_gym.placement import Placement
 def most_free_decoder(observation: Observation) -> int:
     """Return the engine with most free KV among those the conversation may be pinned to.
 
+    Where none has room, as a router without a door may find, every engine that decodes counts.
+
     Source: ``KvTracker.best_engine_for`` of the ConServe artifact (github.com/jerryding95/conserve
     at 2a8c3bc, 10 June 2026): argmax of budget less reserved tokens.
     """
-    return int(np.where(observation.open_to, observation.free_kv_tokens, -np.inf).argmax())
+    decoders, free = observation.fleet.decoders, observation.free_kv_tokens
+    with_room = [engine for engine in decoders if observation.open_to[engine]]
+    return max(with_room or decoders, key=lambda engine: free[engine])
 
 
 def least_loaded_prefiller(observation: Observation, decode_at: int) -> int:
-    """Return the engine with fewest prompt tokens in flight that can prefill for ``decode_at``."""
+    """Return the engine with fewest prompt tokens in flight that can prefill for ``decode_at``.
+
+    Raises:
+        ConServeGymError: There is none.
+    """
+    prefillers = observation.fleet.prefillers_for(decode_at)
+    if not prefillers:
+        roles = [str(role) for role in observation.fleet.roles]
+        raise ConServeGymError(
+            f"cannot disaggregate: of engines with roles {roles} none prefills for engine "
+            f"{decode_at}"
+        )
     waiting = observation.engine_field("prompt_in_flight")
-    return min(observation.fleet.prefillers_for(decode_at), key=lambda engine: waiting[engine])
+    return min(prefillers, key=lambda engine: waiting[engine])
 
 
 def place(observation: Observation, *, disaggregate: bool) -> Placement:

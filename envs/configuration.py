@@ -14,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from conserve_gym.deployment import Deployment
 from conserve_gym.envs.reward import RewardWeights
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.envs.workloads.arrivals import Arrivals
 from conserve_gym.envs.workloads.conversation import WorkloadError
 from conserve_gym.envs.workloads.workload import Workload
 from conserve_gym.errors import ConServeGymError
-from conserve_gym.policy import Deployment
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ def load_scenario(overrides: Sequence[str] = ()) -> Scenario:
         raise ConfigurationError(_first_lines(error)) from None
 
 
-def validated(kind: type[T], section: Any, name: str) -> T:
+def validated(kind: type[T], section: Any, name: str = "") -> T:
     """Build a validated object from a part of a configuration.
 
     Raises:
@@ -115,7 +115,7 @@ def _named(error: ValidationError, section: str) -> ConfigurationError:
     """Return the error with the full key and the value of everything that is wrong."""
     problems = []
     for problem in error.errors(include_url=False):
-        key = ".".join([section, *map(str, problem["loc"])])
+        key = ".".join(filter(None, [section, *map(str, problem["loc"])]))
         message = problem["msg"].removeprefix("Value error, ")
         # A check of several values has no value of its own; its message names them.
         problems.append(f"{key}={problem['input']!r}: {message}" if problem["loc"] else message)

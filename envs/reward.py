@@ -46,8 +46,9 @@ def reward_terms(ended: Iterable[Normalised], joules: float) -> dict[str, float]
     for conversation in ended:
         terms["attained"] += conversation.attains_slo
         for term in ("ttfet", "tbt", "e2e"):
-            excess = (getattr(conversation, term) - 1.0) / SLO_FACTOR
-            terms[term] -= min(max(excess, 0.0), _WORST)
+            multiple = getattr(conversation, term)
+            if multiple > 1.0:  # not so for the TBT of a single token, which is not a number
+                terms[term] -= min((multiple - 1.0) / SLO_FACTOR, _WORST)
     terms["energy"] = -joules * 1e-3
     return terms
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from conserve_gym.actions import ACTIONS
+from conserve_gym.deployment import Deployment
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Scaler, field_table
-from conserve_gym.policy import Deployment
 
 SCHEMA = 1
 HEADER, WEIGHTS, GOLDEN = "policy.json", "weights.safetensors", "golden.json"
@@ -89,15 +90,19 @@ class Artifact:
             ArtifactError: Something is missing, corrupt or of another observation table.
         """
         path = Path(path)
+        try:
+            return cls._load(path)
+        except ArtifactError:
+            raise
+        except Exception as error:  # whatever a damaged file provokes is one error
+            what = f"no field {error}" if isinstance(error, KeyError) else str(error)
+            raise ArtifactError(f"{path}: {HEADER} or {GOLDEN} is not ours: {what}") from None
+
+    @classmethod
+    def _load(cls, path: Path) -> Artifact:
         header = _json(path, HEADER, _read(path, HEADER))
         contents = {name: _read(path, name) for name in (WEIGHTS, GOLDEN)}
-        try:
-            artifact = cls._from_contents(path, header, contents)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            if isinstance(error, ArtifactError):
-                raise
-            what = f"no field {error}" if isinstance(error, KeyError) else str(error)
-            raise ArtifactError(f"{path}/{HEADER}: {what}") from None
+        artifact = cls._from_contents(path, header, contents)
         artifact._verify(path, _json(path, GOLDEN, contents[GOLDEN]))
         return artifact
 
@@ -212,8 +217,10 @@ def _read(path: Path, name: str) -> bytes:
             return archive.read(name)
     except (OSError, KeyError) as error:
         raise ArtifactError(f"{path}: cannot read {name} ({error})") from None
-    except zipfile.BadZipFile:
-        raise ArtifactError(f"{path}: neither a folder nor a whole zip file") from None
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{path}: neither a folder nor a whole zip file: {name} ({error})"
+        ) from None
 
 
 def _json(path: Path, name: str, content: bytes) -> dict[str, Any]:
@@ -246,7 +253,7 @@ def _safetensors(path: Path, content: bytes) -> dict[str, Float32Array]:
             flat = np.frombuffer(data[start:end], dtype="<f4").astype(np.float32)
             tensors[name] = flat.reshape(entry["shape"])
         return tensors
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, ArtifactError):
-            raise
+    except ArtifactError:
+        raise
+    except Exception as error:  # whatever a damaged file provokes is one error
         raise ArtifactError(f"{path}/{WEIGHTS}: not a safetensors file ({error})") from None

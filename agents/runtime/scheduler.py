@@ -12,11 +12,11 @@ import numpy as np
 from conserve_gym import rules
 from conserve_gym.actions import ACTIONS
 from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError, Float32Array
+from conserve_gym.deployment import DEFAULT_DEPLOYMENT
 from conserve_gym.fleet import Fleet
 from conserve_gym.ledger import Ledger, Placed
 from conserve_gym.observation import Observation, Observer, Scaler
 from conserve_gym.placement import Placement
-from conserve_gym.policy import Deployment, Reservation
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Scheduler:
         self.artifact = artifact
         self._reason = reason
         self.name = artifact.name if artifact else "rule"
-        self.deployment = artifact.deployment if artifact else Deployment()
+        self.deployment = artifact.deployment if artifact else DEFAULT_DEPLOYMENT
         self.decisions = self.fallbacks = 0
         if artifact:
             self._actions = ACTIONS[artifact.action_kind](artifact.fleet)
@@ -139,14 +139,9 @@ def replay(ledger: Ledger, fleet: Fleet, scheduler: Scheduler) -> Iterator[tuple
         Each recorded placement with what the policy decides on the events before it.
     """
     past = Ledger()
-    observer = Observer(past, fleet)
-    opens_at_once = scheduler.deployment.reservation is Reservation.NONE
+    observer = Observer(past, fleet, scheduler.deployment)
     for event in ledger:
         if isinstance(event, Placed):
-            observation = observer.observe(
-                event.time,
-                event.conversation,
-                footprint_tokens=0 if opens_at_once else None,
-            )
+            observation = observer.observe(event.time, event.conversation, event.turn)
             yield event, scheduler.decision(observation)
         past.append(event)

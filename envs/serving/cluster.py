@@ -7,6 +7,7 @@ from typing import cast
 
 import simpy
 
+from conserve_gym.deployment import Deployment
 from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
 from conserve_gym.envs.serving.door import Door
 from conserve_gym.envs.serving.engine import Engine, Request
@@ -25,7 +26,6 @@ from conserve_gym.ledger import (
 )
 from conserve_gym.observation import Observation, Observer
 from conserve_gym.placement import Placement
-from conserve_gym.policy import Deployment
 
 
 class Cluster:
@@ -71,7 +71,7 @@ class Cluster:
             for engine in spec.deployed(deployment)
         ]
         self._links = [Link(spec.link) for _ in self.engines]
-        self.observer = Observer(self.ledger, self.fleet, deployment.decides_every_turn)
+        self.observer = Observer(self.ledger, self.fleet, deployment)
         self._door = Door(self.fleet, deployment.reservation, self.observer)
         self._door_changed = False
         self._placements: dict[int, Placement] = {}

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 
+from conserve_gym.deployment import Deployment
 from conserve_gym.envs.fields import STRICT
 from conserve_gym.envs.serving.hardware import Hardware
 from conserve_gym.envs.serving.link import LinkSpec
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet, Role
-from conserve_gym.policy import Deployment
 
 
 class ClusterError(ConServeGymError):

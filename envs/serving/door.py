@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from conserve_gym.deployment import Reservation
 from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Observation, Observer
-from conserve_gym.policy import Reservation
 
 
 class Waiting(NamedTuple):
@@ -88,7 +88,7 @@ class Door:
             head.conversation,
             head.turn,
             taken_kv_tokens=np.array(self._peak_tokens, dtype=np.float64) if oracle else None,
-            footprint_tokens=head.footprint_tokens,
+            footprint_tokens=head.footprint_tokens if oracle else None,
         )
 
     def admit(self, decode_at: int) -> Waiting:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from conserve_gym.agents.learned import LearnedPolicy
 from conserve_gym.agents.runtime import artifact as artifact_module
 from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError
 from conserve_gym.agents.runtime.scheduler import Scheduler, replay
-from conserve_gym.envs.configuration import load_scenario
+from conserve_gym.envs.configuration import ConfigurationError, load_scenario
 from conserve_gym.ledger import Ledger
 from conserve_gym.observation import FIELDS, Observation
+from conserve_gym.placement import Placement
 
 SCENARIO = ["workload.conversations=60", "arrivals.rate=1.6"]
 
@@ -156,6 +158,35 @@ def test_falls_back_to_the_rule_and_says_why(exported: Path) -> None:
     assert scheduler.fallbacks == 3
 
 
+def test_a_router_without_a_door_decides_when_every_decoder_is_full(exported: Path) -> None:
+    scheduler, observation = observation_of(exported)
+    full = replace(
+        observation,
+        free_kv_tokens=np.array([0.0, -10.0, -30.0, -20.0]),
+        open_to=np.zeros(4, dtype=bool),
+    )
+    for decides in (scheduler, Scheduler(None, "no policy")):
+        decision = decides.decision(full)
+        assert decision.placement.decode_at in (1, 2, 3)
+    assert decision.placement == Placement(0, 1)
+
+
+def test_a_damaged_zip_is_never_another_error(exported: Path, tmp_path: Path) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "policy"), "zip", exported))
+    whole = archive.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for position in rng.integers(0, len(whole), 300):
+        broken = bytearray(whole)
+        broken[position] ^= 1 << int(rng.integers(8))
+        archive.write_bytes(broken)
+        try:
+            Artifact.load(archive)
+        except ArtifactError:
+            refused += 1
+    assert refused > 250  # a few bits of a zip mean nothing
+
+
 def damaged(exported: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "policy"
     shutil.copytree(exported, copy)
@@ -204,6 +235,9 @@ def test_a_missing_corrupt_or_truncated_file_is_one_clear_error(
         (lambda h: h["observation"]["fleet"].update(roles=["prefill"] * 4), "no engine decodes"),
         (lambda h: h["actions"].update(kind="telepathy"), "telepathy"),
         (lambda h: h["observation"].update(seen_low=[0.0]), "seen_low"),
+        (lambda h: h.update(network=3), "policy.json"),
+        (lambda h: h.update(observation=[]), "policy.json"),
+        (lambda h: h.update(deployment={"reservation": "all"}), "policy.json"),
     ],
 )
 def test_a_header_that_is_not_ours_names_the_field(
@@ -256,3 +290,14 @@ def test_the_header_documents_every_field(exported: Path) -> None:
     )
     assert {"fallback", "training", "actions", "sha256", "deployment"} <= header.keys()
     assert not any(path.suffix in (".pkl", ".pt", ".zip") for path in exported.iterdir())
+
+
+def test_export_replaces_an_export_and_nothing_else(trained: Path, tmp_path: Path) -> None:
+    target = tmp_path / "policy"
+    export_module.export(trained, target)
+    export_module.export(trained, target)
+    assert {path.name for path in tmp_path.iterdir()} == {"policy"}
+    (target / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigurationError, match="not an exported policy"):
+        export_module.export(trained, target)
+    assert (target / "notes.txt").read_text() == "mine"

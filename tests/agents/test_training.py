@@ -12,10 +12,14 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3 import PPO
 
-from conserve_gym.agents import training
+from conserve_gym.agents import callbacks, run_folder
 from conserve_gym.agents.learned import LearnedPolicy
-from conserve_gym.agents.training import latest_checkpoint, train
+from conserve_gym.agents.run_folder import latest_checkpoint
+from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
+from conserve_gym.agents.training import train
 from conserve_gym.envs.configuration import ConfigurationError
+from conserve_gym.envs.placement_env import ConversationPlacementEnv
+from conserve_gym.observation import field_table
 
 TinyConfig = Callable[..., DictConfig]
 
@@ -26,10 +30,10 @@ def test_a_run_leaves_model_config_seeds_and_revision(trained: Path) -> None:
     config = OmegaConf.load(trained / "config.yaml")
     assert config.seed == 0
     assert config.cluster.name == "a40_1p3d"
-    run = json.loads((trained / "run.json").read_text())
-    assert {"command", "git_revision", "python", "packages"} <= run.keys()
+    (part,) = json.loads((trained / "run.json").read_text())
+    assert {"command", "git_revision", "python", "packages", "episode_seed"} <= part.keys()
     assert list(trained.glob("tensorboard*/events*"))
-    assert len(list((trained / "checkpoints").glob("*.zip"))) <= training.KEPT_CHECKPOINTS
+    assert len(list((trained / "checkpoints").glob("*.zip"))) <= callbacks.KEPT_CHECKPOINTS
     policy = LearnedPolicy(trained)
     assert (policy.model.observed_low <= policy.model.observed_high).all()
 
@@ -63,15 +67,15 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
     class StoppedError(Exception):
         pass
 
-    log = training.LogEpisodes._on_step
+    log = callbacks.LogEpisodes._on_step
 
-    def stop_at_400(self: training.LogEpisodes) -> bool:
+    def stop_at_400(self: callbacks.LogEpisodes) -> bool:
         if self.num_timesteps >= 400:
             raise StoppedError
         return log(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.LogEpisodes, "_on_step", stop_at_400)
+        patch.setattr(callbacks.LogEpisodes, "_on_step", stop_at_400)
         with pytest.raises(StoppedError):
             train(config)
     assert not (folder / "model.zip").exists()
@@ -82,29 +86,57 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
 
     steps: list[int] = []
 
-    def watch(self: training.LogEpisodes) -> bool:
+    def watch(self: callbacks.LogEpisodes) -> bool:
         steps.append(self.num_timesteps)
         return log(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.LogEpisodes, "_on_step", watch)
+        patch.setattr(callbacks.LogEpisodes, "_on_step", watch)
         train(config)
     assert steps[0] == int(checkpoint.stem) + config.agent.n_envs
+    first, second = json.loads((folder / "run.json").read_text())
+    assert (first["steps_done"], second["steps_done"]) == (0, int(checkpoint.stem))
+    assert first["episode_seed"] != second["episode_seed"]
     model = PPO.load(folder / "model.zip", device="cpu")
     assert model.num_timesteps == 640
     assert (np.asarray(model.observed_high) >= range_before).all()
 
 
-def test_a_complete_run_and_a_run_with_other_settings_are_refused(
+def test_a_run_with_other_settings_is_refused(
     tiny_config: TinyConfig, trained: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigurationError, match="complete"):
-        train(tiny_config(f"run={trained}"))
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
     (copy / "model.zip").unlink()
     with pytest.raises(ConfigurationError, match=r"other settings.*seed"):
         train(tiny_config(f"run={copy}", "seed=7"))
+    with pytest.raises(ConfigurationError, match=r"other settings.*seed"):
+        train(tiny_config(f"run={trained}", "seed=7"))
+
+
+def test_a_complete_run_is_left_alone(tiny_config: TinyConfig, tmp_path: Path) -> None:
+    config = tiny_config(f"run={tmp_path / 'run'}")
+    train(config)
+    before = (tmp_path / "run" / "model.zip").read_bytes()
+    train(config)
+    assert (tmp_path / "run" / "model.zip").read_bytes() == before
+
+
+def test_training_never_plays_an_episode_of_the_evaluation(
+    tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    reset = ConversationPlacementEnv.reset
+
+    def watch(self: ConversationPlacementEnv, *, seed=None, options=None):
+        if seed is not None:
+            seeds.append(seed)
+        return reset(self, seed=seed, options=options)
+
+    monkeypatch.setattr(ConversationPlacementEnv, "reset", watch)
+    train(tiny_config(f"run={tmp_path / 'run'}"))
+    assert len(seeds) >= 2
+    assert min(seeds) >= FIRST_TRAINING_SEED
 
 
 @pytest.mark.parametrize(
@@ -114,6 +146,17 @@ def test_a_complete_run_and_a_run_with_other_settings_are_refused(
         ("agent.algorithm=sarsa", "agent.algorithm='sarsa'"),
         ("discount.kind=none", "discount.kind='none'"),
         ("+agent.learning_rat=1", "learning_rat"),
+        ("discount.horizon_s=0", "discount.horizon_s=0"),
+        ("discount.gamma=5", "discount.gamma=5"),
+        ("agent.n_envs=0", "agent.n_envs=0"),
+        ("agent.n_steps=-1", "agent.n_steps=-1"),
+        ("agent.batch_size=0", "batch_size"),
+        ("agent.learning_rate=fast", "fast"),
+        ("agent.policy_kwargs.net_arch=[wide]", "wide"),
+        ("total_timesteps=many", "total_timesteps='many'"),
+        ("checkpoint_every=100", "checkpoint_every=100"),
+        ("seed=-1", "seed=-1"),
+        ("environment=joint", "agent=maskable_ppo"),
     ],
 )
 def test_wrong_settings_name_key_and_value(
@@ -125,7 +168,9 @@ def test_wrong_settings_name_key_and_value(
     assert not folder.exists(), "nothing half-made is left behind"
 
 
-def test_a_truncated_or_foreign_model_is_one_clear_error(trained: Path, tmp_path: Path) -> None:
+def test_a_truncated_or_foreign_model_is_one_clear_error(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
     whole = (copy / "model.zip").read_bytes()
@@ -133,9 +178,9 @@ def test_a_truncated_or_foreign_model_is_one_clear_error(trained: Path, tmp_path
     with pytest.raises(ConfigurationError, match=r"model\.zip: not a whole model"):
         LearnedPolicy(copy)
     (copy / "model.zip").write_bytes(whole)
-    config = OmegaConf.load(copy / "config.yaml")
-    config.cluster.engines[1].count = 2
-    OmegaConf.save(config, copy / "config.yaml")
+    monkeypatch.setattr(
+        run_folder, "field_table", lambda: [{**field_table()[0], "high": 3.0}, *field_table()[1:]]
+    )
     with pytest.raises(ConfigurationError, match="another observation table"):
         LearnedPolicy(copy)
     with pytest.raises(ConfigurationError, match="no trained model"):

@@ -12,10 +12,11 @@ from conserve_gym.baselines.conserve import ConServe
 from conserve_gym.baselines.full_disagg import FullDisagg
 from conserve_gym.baselines.random_choice import RandomChoice
 from conserve_gym.baselines.registry import BASELINES, make_baseline
+from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.fleet import Fleet, Role
 from conserve_gym.observation import Observation, Scaler
 from conserve_gym.placement import Placement
-from conserve_gym.policy import Deployment, Policy, Reservation
+from conserve_gym.policy import Policy
 
 P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED
 

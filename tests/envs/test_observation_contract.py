@@ -149,7 +149,7 @@ def test_an_oracle_reservation_is_caught_and_marked(scenario: Scenario) -> None:
     """Reserving the peak opens the door by what nobody can know; the deployment says so."""
     from dataclasses import replace
 
-    from conserve_gym.policy import Deployment, Reservation
+    from conserve_gym.deployment import Deployment, Reservation
 
     oracle = Deployment(reservation=Reservation.ORACLE_PEAK)
     assert oracle.sees_future

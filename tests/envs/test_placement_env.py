@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import doctest
 import warnings
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -107,6 +108,18 @@ def test_reward_is_the_weighted_sum_of_the_terms_and_ends_complete() -> None:
     assert sum(info["dt"] for _, _, info in steps) + steps[0][2]["sim_time"] == pytest.approx(
         steps[-1][2]["sim_time"]
     )
+
+
+def test_a_last_turn_of_one_token_has_no_tbt_and_a_finite_reward(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(
+        "conv_id,turn,gap_s,input_tokens,new_tokens,output_tokens\na,0,,100,100,5\na,1,0,110,5,1\n"
+    )
+    env = gymnasium.make(IDS[0], scenario=["workload=trace", f"workload.path={trace}"])
+    steps = rollout(env, 0, np.random.default_rng(0))
+    assert np.isfinite([reward for _, reward, _ in steps]).all()
+    assert steps[-1][2]["reward_terms"]["tbt"] == 0.0
+    assert steps[-1][2]["metrics"]["slo_attainment_pct"] == 100.0
 
 
 def test_mask_leaves_out_full_decoders_and_an_action_against_it_is_carried_out() -> None:

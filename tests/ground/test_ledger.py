@@ -95,7 +95,10 @@ def test_lines_are_exact(drawn: list[Event]) -> None:
     assert "\n" not in "".join(ledger.lines())
     read = [json.loads(line) for line in ledger.lines()]
     for record, event in zip(read, drawn, strict=True):
-        assert record == {"event": record["event"], **event._asdict()}
+        expected = {
+            field: None if value == math.inf else value for field, value in event._asdict().items()
+        }
+        assert record == {"event": record["event"], **expected}
         assert EVENT_TYPES[record["event"]] is type(event)
 
 
@@ -131,10 +134,10 @@ def changed(**changes: Any) -> str:
         (changed(time=math.nan), "turn_finished: time=nan is not a number"),
         (changed(time=None), "turn_finished: time=None is not a number"),
         (changed(time="2.0"), "turn_finished: time='2.0' is not a number"),
-        (changed(output_tokens=True), "turn_finished: output_tokens=True is not an integer"),
-        (changed(output_tokens=30.5), "turn_finished: output_tokens=30.5 is not an integer"),
-        (changed(conversation="7"), "turn_finished: conversation='7' is not an integer"),
-        (changed(conversation=[7]), r"turn_finished: conversation=\[7\] is not an integer"),
+        (changed(output_tokens=True), "turn_finished: output_tokens=True is not a whole number"),
+        (changed(output_tokens=30.5), "turn_finished: output_tokens=30.5 is not a whole number"),
+        (changed(conversation="7"), "turn_finished: conversation='7' is not a whole number"),
+        (changed(conversation=[7]), r"turn_finished: conversation=\[7\] is not a whole number"),
         (changed(time=0.4), r"time runs back: TurnFinished\(time=0.4.* at 0.5 s"),
     ],
 )

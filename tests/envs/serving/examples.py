@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec, EngineSpec
 from conserve_gym.envs.serving.hardware import (
@@ -21,7 +22,6 @@ from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Role
 from conserve_gym.ledger import Event
 from conserve_gym.placement import Placement
-from conserve_gym.policy import Deployment, Reservation
 
 # A chunk of n prompt tokens after c cached ones: 2 ms + 0.1 ms n + 1 us n (c + n / 2), at least
 # 5 ms. A step of decodes: 3 ms + 1 ms a sequence + 50 us a KV token, at least 10 ms + 0.2 ms a

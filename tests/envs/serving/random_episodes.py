@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 from hypothesis import strategies as st
 
+from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.serving import cluster as cluster_module
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec, EngineSpec
@@ -31,7 +32,6 @@ from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Role
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
-from conserve_gym.policy import Deployment, Reservation
 
 
 @dataclass(frozen=True)

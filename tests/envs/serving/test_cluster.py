@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_episodes import hardware, link
 
+from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
 from conserve_gym.envs.serving.engine import Request
@@ -19,7 +20,6 @@ from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Role
 from conserve_gym.ledger import FirstToken, KvMoved, Placed, Prefilled, TurnArrived, TurnFinished
 from conserve_gym.placement import Placement
-from conserve_gym.policy import Deployment, Reservation
 
 HERE = Placement(0, 0)
 FROM_0_TO_1 = Placement(0, 1)

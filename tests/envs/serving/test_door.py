@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.serving.door import Door
 from conserve_gym.fleet import Fleet, Role
 from conserve_gym.ledger import Ledger, Placed, TurnArrived, TurnFinished
 from conserve_gym.observation import Observer
-from conserve_gym.policy import Reservation
 
 FLEET = Fleet((Role.PREFILL, Role.DECODE, Role.DECODE), (1000, 100, 200))
 
@@ -16,9 +16,10 @@ FLEET = Fleet((Role.PREFILL, Role.DECODE, Role.DECODE), (1000, 100, 200))
 class Scene:
     """A door with the ledger that it reads; everybody arrives at time 0."""
 
-    def __init__(self, reservation: Reservation, every_turn: bool = False) -> None:
+    def __init__(self, reservation: Reservation) -> None:
         self.ledger = Ledger()
-        self.door = Door(FLEET, reservation, Observer(self.ledger, FLEET, every_turn))
+        observer = Observer(self.ledger, FLEET, Deployment(reservation=reservation))
+        self.door = Door(FLEET, reservation, observer)
 
     def arrive(self, conversation: int, prompt: int, peak: int) -> None:
         self.ledger.append(TurnArrived(0.0, conversation, 0, prompt, prompt))

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_episodes import Episode, episodes
 
+from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.ledger import (
     ConversationEnded,
@@ -27,7 +28,6 @@ from conserve_gym.ledger import (
     TurnFinished,
 )
 from conserve_gym.placement import Placement
-from conserve_gym.policy import Deployment, Reservation
 
 EXAMPLES = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 

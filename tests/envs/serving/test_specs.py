@@ -10,11 +10,11 @@ import pytest
 from examples import HARDWARE, cluster_of, engine
 from omegaconf import OmegaConf
 
+from conserve_gym.deployment import Deployment
 from conserve_gym.envs.configuration import ConfigurationError, load_scenario, validated
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.envs.serving.hardware import PowerLaw
 from conserve_gym.fleet import Role
-from conserve_gym.policy import Deployment
 
 TIER = "cluster.hardware.a40_300w"
 

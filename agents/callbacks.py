@@ -1,0 +1,75 @@
+"""What happens beside learning: checkpoints, episode metrics, ranges of the observation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from conserve_gym.agents.run_folder import save_model
+
+KEPT_CHECKPOINTS = 2
+
+
+class Checkpoint(BaseCallback):
+    """Saves the whole model between rollouts.
+
+    Args:
+        folder: Where checkpoints go.
+        every: Steps that a kill may lose.
+        rollout_steps: Steps of a rollout.
+    """
+
+    def __init__(self, folder: Path, every: int, rollout_steps: int) -> None:
+        """Take the folder."""
+        super().__init__()
+        self._folder = folder
+        self._every = every
+        self._rollout_steps = rollout_steps
+
+    def _on_training_start(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        self._saved_at = self.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        # The rollout before is learned from by now; another one could be too much to lose.
+        if self.num_timesteps + self._rollout_steps - self._saved_at > self._every:
+            self._saved_at = self.num_timesteps
+            save_model(self.model, self._folder / f"{self.num_timesteps}.zip")
+            kept = sorted(self._folder.glob("*.zip"), key=lambda path: int(path.stem))
+            for path in kept[:-KEPT_CHECKPOINTS]:
+                path.unlink()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class LogEpisodes(BaseCallback):
+    """Logs the metrics of finished episodes beside the reward."""
+
+    LOGGED = ("slo_attainment_pct", "goodput_per_s", "ttfet_p95", "tbt_p95", "tokens_per_joule")
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "metrics" in info:
+                for name in self.LOGGED:
+                    self.logger.record_mean(f"episode/{name}", info["metrics"][name])
+        return True
+
+
+class ObservedRange(BaseCallback):
+    """Keeps the range of every observation field on the model, so that checkpoints have it."""
+
+    def _on_rollout_end(self) -> None:
+        model: Any = self.model
+        observations = model.rollout_buffer.observations
+        low, high = observations.min(axis=(0, 1)), observations.max(axis=(0, 1))
+        if hasattr(model, "observed_low"):
+            low = np.minimum(low, model.observed_low)
+            high = np.maximum(high, model.observed_high)
+        model.observed_low, model.observed_high = low, high
+
+    def _on_step(self) -> bool:
+        return True

@@ -1,0 +1,82 @@
+"""What a training run is asked to do, validated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from conserve_gym.envs.fields import STRICT, Positive
+
+
+@dataclass(frozen=True, config=STRICT)
+class DiscountSpec:
+    """How rewards to come are discounted.
+
+    Attributes:
+        kind: By the seconds that pass (semi-Markov), or by the number of decisions.
+        horizon_s: Per second: a reward this far ahead counts 1/e.
+        gamma: Per decision: what a reward counts one decision ahead.
+    """
+
+    kind: Literal["per_second", "per_decision"]
+    horizon_s: Positive
+    gamma: Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class AgentSpec:
+    """The algorithm.
+
+    Attributes:
+        algorithm: Which one.
+        n_envs: Environments in one process.
+        n_steps: Steps that each plays between two updates.
+        settings: The algorithm's other arguments.
+    """
+
+    algorithm: Literal["ppo", "maskable_ppo"]
+    n_envs: PositiveInt
+    n_steps: PositiveInt
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainingSpec:
+    """A training run.
+
+    Attributes:
+        environment: Which environment.
+        agent: Which algorithm, with its settings.
+        seed: Seed of weights, actions and episodes.
+        total_timesteps: Decisions to train for.
+        checkpoint_every: Decisions that a kill may lose.
+        discount: How rewards to come are discounted.
+
+    Raises:
+        ValueError: A checkpoint is asked for more often than the policy is updated, or the
+            environment has masks and the algorithm none.
+    """
+
+    environment: Literal["conversation", "joint"]
+    agent: AgentSpec
+    seed: NonNegativeInt
+    total_timesteps: PositiveInt
+    checkpoint_every: PositiveInt
+    discount: DiscountSpec
+
+    def __post_init__(self) -> None:
+        """Check the values against each other."""
+        if self.checkpoint_every < self.rollout_steps:
+            raise ValueError(
+                f"checkpoint_every={self.checkpoint_every} is below a rollout of "
+                f"agent.n_envs * agent.n_steps = {self.rollout_steps} steps"
+            )
+        if self.environment == "joint" and self.agent.algorithm != "maskable_ppo":
+            raise ValueError("environment=joint has action masks: choose agent=maskable_ppo")
+
+    @property
+    def rollout_steps(self) -> int:
+        """Decisions between two updates."""
+        return self.agent.n_envs * self.agent.n_steps
