@@ -18,7 +18,13 @@ from safetensors.numpy import save as save_tensors
 from conserve_gym.agents.evaluation import play
 from conserve_gym.agents.learned import LearnedPolicy
 from conserve_gym.agents.provenance import provenance
-from conserve_gym.agents.runtime.artifact import GOLDEN, HEADER, SCHEMA, WEIGHTS
+from conserve_gym.agents.runtime.artifact import (
+    GOLDEN,
+    HEADER,
+    SCHEMA,
+    WEIGHTS,
+    header_checksum,
+)
 from conserve_gym.agents.runtime.scheduler import FALLBACK_RULE, SEEN_MARGIN, Scheduler
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
 from conserve_gym.envs.configuration import ConfigurationError, scenario
@@ -67,7 +73,7 @@ def export(run: Path, target: Path) -> Scheduler:
             "scores": _scores(policy.model, observations).tolist(),
         }
     ).encode()
-    header = {
+    header: dict[str, Any] = {
         "schema": SCHEMA,
         "name": policy.name,
         "observation": {
@@ -95,10 +101,11 @@ def export(run: Path, target: Path) -> Scheduler:
             "run": json.loads((run / "run.json").read_text(encoding="utf-8")),
             "export": provenance(),
         },
-        "sha256": {
-            WEIGHTS: hashlib.sha256(weights).hexdigest(),
-            GOLDEN: hashlib.sha256(golden).hexdigest(),
-        },
+    }
+    header["sha256"] = {
+        HEADER: header_checksum(header),
+        WEIGHTS: hashlib.sha256(weights).hexdigest(),
+        GOLDEN: hashlib.sha256(golden).hexdigest(),
     }
     partial = target.with_name(target.name + ".partial")
     replaced = target.with_name(target.name + ".replaced")

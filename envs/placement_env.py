@@ -217,8 +217,9 @@ class ConversationPlacementEnv(PlacementEnv):
     whole episode are drawn at reset, so that no choice shifts what another policy would see.
 
     ## Episode End
-    1. Termination: the last conversation has ended. The final step runs until then, and its
-       `info["metrics"]` has every metric of the episode.
+    1. Termination: the last conversation has ended. The final step runs until then, so that it
+       takes longer and brings more reward than others; its `info["metrics"]` has every metric of
+       the episode.
     2. Truncation: never.
 
     ## Arguments

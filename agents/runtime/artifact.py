@@ -103,6 +103,8 @@ class Artifact:
         header = _json(path, HEADER, _read(path, HEADER))
         contents = {name: _read(path, name) for name in (WEIGHTS, GOLDEN)}
         artifact = cls._from_contents(path, header, contents)
+        if header["sha256"][HEADER] != header_checksum(header):
+            raise ArtifactError(f"{path}/{HEADER}: a value was changed since the export")
         artifact._verify(path, _json(path, GOLDEN, contents[GOLDEN]))
         return artifact
 
@@ -189,6 +191,12 @@ class Artifact:
                     f"{path}/{GOLDEN}: scores of observation {row} differ by {difference:.2g}, "
                     f"more than {GOLDEN_TOLERANCE}"
                 )
+
+
+def header_checksum(header: dict[str, Any]) -> str:
+    """Return the SHA-256 of a header's values, its checksums left out."""
+    values = {key: value for key, value in header.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _check_fields(path: Path, fields: list[dict[str, Any]]) -> None:

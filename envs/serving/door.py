@@ -47,10 +47,6 @@ class Door:
         self._peaks: dict[int, tuple[int, int]] = {}  # conversation: engine, tokens
         self._peak_tokens = [0] * len(fleet.roles)
 
-    def __len__(self) -> int:
-        """Return how many turns wait."""
-        return len(self._queue)
-
     @property
     def head(self) -> Waiting:
         """The turn that is first in line."""

@@ -235,6 +235,7 @@ def test_a_missing_corrupt_or_truncated_file_is_one_clear_error(
         (lambda h: h["observation"]["fleet"].update(roles=["prefill"] * 4), "no engine decodes"),
         (lambda h: h["actions"].update(kind="telepathy"), "telepathy"),
         (lambda h: h["observation"].update(seen_low=[0.0]), "seen_low"),
+        (lambda h: h["observation"]["seen_low"].__setitem__(5, 0.5), "changed since the export"),
         (lambda h: h.update(network=3), "policy.json"),
         (lambda h: h.update(observation=[]), "policy.json"),
         (lambda h: h.update(deployment={"reservation": "all"}), "policy.json"),
