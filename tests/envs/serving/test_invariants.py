@@ -92,23 +92,20 @@ def test_a_turn_follows_the_one_before_it_after_its_gap(episode: Episode) -> Non
 @EXAMPLES
 @given(episodes())
 def test_kv_stays_within_the_pool_and_is_all_given_back(episode: Episode) -> None:
-    def check_pools() -> None:
-        for engine in cluster.engines:
-            assert 0 <= engine.kv.used_blocks <= engine.kv.capacity_blocks
-            assert 0 <= engine.kv._idle_blocks <= engine.kv.used_blocks
-            assert engine.kv.allocated_blocks - engine.kv.freed_blocks == engine.kv.used_blocks
+    def watch(cluster: Cluster) -> None:
+        def check() -> None:
+            for engine in cluster.engines:
+                kv = engine.kv
+                assert 0 <= kv.used_blocks <= kv.capacity_blocks
+                assert 0 <= kv._idle_blocks <= kv.used_blocks
+                assert kv.allocated_blocks - kv.freed_blocks == kv.used_blocks
 
-    def watch(built: Cluster) -> None:
-        nonlocal cluster
-        cluster = built
-        after_every_event(built, check_pools)
+        after_every_event(cluster, check)
 
-    cluster: Cluster
-    episode.play(before=watch)
-    for engine in cluster.engines:
+    for engine in episode.play(before=watch).engines:
+        assert engine.is_idle
         assert engine.kv.used_blocks == 0
         assert engine.kv.allocated_blocks == engine.kv.freed_blocks
-        assert engine.is_idle
 
 
 @EXAMPLES
@@ -183,42 +180,38 @@ def test_pinned_conversations_are_placed_once_and_others_every_turn(episode: Epi
 def test_energy_is_the_integral_of_a_power_between_idle_and_cap(
     episode: Episode, seed: int
 ) -> None:
-    def readings() -> list[tuple[float, dict[str, float]]]:
-        return [(cluster.now, engine.energy_j()) for engine in cluster.engines]
+    powers = [episode.spec.hardware[engine.hardware].power for engine in episode.spec.engines]
 
-    def check() -> None:
-        nonlocal last
-        latest = readings()
-        for i, ((before_s, before), (now_s, now)) in enumerate(zip(last, latest, strict=True)):
-            power = episode.spec.hardware[f"tier {i}"].power
-            used_j = sum(now.values()) - sum(before.values())
-            rounding_j = 1e-9 * (1.0 + sum(now.values()))
-            assert used_j >= power.idle_w * (now_s - before_s) - rounding_j
-            assert used_j <= power.cap_w * (now_s - before_s) + rounding_j
-            assert all(now[phase] >= before[phase] - rounding_j for phase in now)
-        last = latest
-
-    def watch(built: Cluster) -> None:
-        nonlocal cluster, last
-        cluster = built
-        last = readings()
-        rng = random.Random(seed)
-        time = 0.0
+    def watch(cluster: Cluster) -> None:
+        rng, time = random.Random(seed), 0.0
         for _ in range(300):  # meters are read at many times, most of them within a step
             time += rng.expovariate(100.0)
             cluster._clock.timeout(time)
-        after_every_event(built, check)
+        before_s, before = cluster.now, [engine.energy_j() for engine in cluster.engines]
 
-    cluster: Cluster
-    last: list[tuple[float, dict[str, float]]]
-    episode.play(before=watch)
+        def check() -> None:
+            nonlocal before_s, before
+            after = [engine.energy_j() for engine in cluster.engines]
+            passed_s = cluster.now - before_s
+            for power, earlier, later in zip(powers, before, after, strict=True):
+                used_j = sum(later.values()) - sum(earlier.values())
+                rounding_j = 1e-9 * (1.0 + sum(later.values()))
+                assert used_j >= power.idle_w * passed_s - rounding_j
+                assert used_j <= power.cap_w * passed_s + rounding_j
+                assert all(later[phase] >= earlier[phase] - rounding_j for phase in later)
+            before_s, before = cluster.now, after
+
+        after_every_event(cluster, check)
+
+    cluster = episode.play(before=watch)
     joules = cluster.meter()
-    assert math.isclose(joules, sum(sum(reading.values()) for _, reading in readings()))
-    ends = [engine.joules for engine in cluster.engines]
-    idle_s = [cluster.now - engine._began_s for engine in cluster.engines]
-    powers = [episode.spec.hardware[f"tier {i}"].power for i in range(len(ends))]
-    rest = sum(power.idle_w * s for power, s in zip(powers, idle_s, strict=True))
-    assert math.isclose(joules, sum(sum(phases.values()) for phases in ends) + rest)
+    phases = [engine.energy_j() for engine in cluster.engines]
+    assert math.isclose(joules, sum(sum(by_phase.values()) for by_phase in phases))
+    busy = ("prefill", "mixed", "decode")
+    for engine, by_phase in zip(cluster.engines, phases, strict=True):
+        assert all(
+            by_phase[phase] == engine.joules[phase] for phase in busy
+        )  # nothing is under way
 
 
 @EXAMPLES
