@@ -52,6 +52,8 @@ class ConversationActions:
                 f"cannot disaggregate: engines have roles {roles}; every one that decodes needs "
                 "another that is 'prefill' or 'mixed'"
             )
+        self._both = np.ones(2, dtype=np.bool_)
+        self._both.flags.writeable = False
 
     def placement(self, observation: Observation, action: int) -> Placement:
         """Return the placement that an action asks for."""
@@ -59,7 +61,7 @@ class ConversationActions:
 
     def mask(self, observation: Observation) -> npt.NDArray[np.bool_]:
         """Return that both find room: the door opens only when some decoder has it."""
-        return np.ones(2, dtype=np.bool_)
+        return self._both
 
 
 class JointActions:

@@ -78,9 +78,12 @@ class Artifact:
 
     def scores(self, scaled: Float32Array) -> Float32Array:
         """Return one score an action for a scaled observation, shape (fields,) -> (actions,)."""
+        values = scaled
         for layer in self.layers:
-            scaled = _ACTIVATIONS[layer.activation](layer.weight @ scaled + layer.bias)
-        return scaled
+            values = layer.weight @ values
+            values += layer.bias
+            values = _ACTIVATIONS[layer.activation](values)
+        return values
 
     @classmethod
     def load(cls, path: str | Path) -> Artifact:

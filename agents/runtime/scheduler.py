@@ -104,8 +104,9 @@ class Scheduler:
             return self._fall_back(observation, "the engines are not those of the training")
         scaled = self._scaler(observation.raw)
         # A NaN fails both comparisons.
-        if not ((scaled >= self._low) & (scaled <= self._high)).all():
-            return self._fall_back(observation, self._what_is_off(scaled))
+        inside = (scaled >= self._low) & (scaled <= self._high)
+        if not inside.all():
+            return self._fall_back(observation, self._what_is_off(scaled, int(inside.argmin())))
         scores = artifact.scores(scaled)
         mask = self._actions.mask(observation)
         action = int(np.where(mask, scores, -np.inf).argmax())
@@ -116,8 +117,7 @@ class Scheduler:
         placement = rules.place(observation, disaggregate=observation.fleet.can_disaggregate)
         return Decision(placement, -1, np.empty(0, dtype=np.float32), reason)
 
-    def _what_is_off(self, scaled: Float32Array) -> str:
-        index = int(np.flatnonzero(~((scaled >= self._low) & (scaled <= self._high)))[0])
+    def _what_is_off(self, scaled: Float32Array, index: int) -> str:
         name = self._scaler.names[index]
         if np.isnan(scaled[index]):
             return f"{name} is not a number"

@@ -68,14 +68,12 @@ class StepEnergy:
         per_kv = self._per_attended_token + self._per_kv_read
         first = self._per_step + self._per_token * sequences + per_kv * kv_tokens
         growth = per_kv * sequences
-        launched = min(steps, run.floor_steps)
-        joules = _sum_of_smaller(
-            launched,
-            self._base_w * run.floor + first,
-            growth,
-            self._cap_w * run.floor,
-            0.0,
-        )
+        launched = steps if steps < run.floor_steps else run.floor_steps
+        joules = 0.0
+        if launched:
+            joules = _sum_of_smaller(
+                launched, self._base_w * run.floor + first, growth, self._cap_w * run.floor, 0.0
+            )
         if steps > launched:
             start = run.start + run.slope * launched
             joules += _sum_of_smaller(

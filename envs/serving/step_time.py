@@ -47,8 +47,10 @@ class StepTime:
         floor = self._prefill_floor
         if sequences:
             work += self._per_sequence * sequences + self._per_kv_token_mixed * kv_tokens
-            floor = max(floor, self._decode_floor + self._floor_per_sequence * sequences)
-        return max(floor, work)
+            decode_floor = self._decode_floor + self._floor_per_sequence * sequences
+            if decode_floor > floor:
+                floor = decode_floor
+        return work if work > floor else floor
 
     def decode_run(self, sequences: int, kv_tokens: int) -> DecodeRun:
         """Return the law of a run of decode steps with a fixed batch.
