@@ -105,7 +105,7 @@ def time_decisions(policy: Path, ledgers: list[Path], fleet: Fleet) -> npt.NDArr
     """Return nanoseconds, shape (passes, decisions, 2): deciding; observing and deciding."""
     from conserve_gym.agents.runtime.scheduler import Scheduler
     from conserve_gym.ledger import Ledger, Placed
-    from conserve_gym.observation import Observer
+    from conserve_gym.observer import Observer
 
     episodes = [Ledger.load(path) for path in ledgers]
     scheduler = Scheduler.load(policy)

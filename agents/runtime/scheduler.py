@@ -15,7 +15,8 @@ from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError, Float3
 from conserve_gym.deployment import DEFAULT_DEPLOYMENT
 from conserve_gym.fleet import Fleet
 from conserve_gym.ledger import Ledger, Placed
-from conserve_gym.observation import Observation, Observer, Scaler
+from conserve_gym.observation import Observation, Scaler
+from conserve_gym.observer import Observer
 from conserve_gym.placement import Placement
 
 _log = logging.getLogger(__name__)

@@ -10,8 +10,9 @@ import simpy
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
 from conserve_gym.envs.serving.door import Door
-from conserve_gym.envs.serving.engine import Engine, Request
+from conserve_gym.envs.serving.engine import Engine
 from conserve_gym.envs.serving.link import Link
+from conserve_gym.envs.serving.request import Request
 from conserve_gym.envs.workloads.conversation import Conversation
 from conserve_gym.ledger import (
     ConversationEnded,
@@ -24,7 +25,8 @@ from conserve_gym.ledger import (
     TurnArrived,
     TurnFinished,
 )
-from conserve_gym.observation import Observation, Observer
+from conserve_gym.observation import Observation
+from conserve_gym.observer import Observer
 from conserve_gym.placement import Placement
 
 

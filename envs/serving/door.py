@@ -9,7 +9,8 @@ import numpy as np
 
 from conserve_gym.deployment import Reservation
 from conserve_gym.fleet import Fleet
-from conserve_gym.observation import Observation, Observer
+from conserve_gym.observation import Observation
+from conserve_gym.observer import Observer
 
 
 class Waiting(NamedTuple):

@@ -21,7 +21,8 @@ from conserve_gym.envs.placement_env import (
 )
 from conserve_gym.envs.serving import cluster as cluster_module
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
-from conserve_gym.observation import Observation, Observer
+from conserve_gym.observation import Observation
+from conserve_gym.observer import Observer
 
 CONVERSATIONS = 14
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import simpy
 
-from conserve_gym.envs.serving.engine import EngineListener, Request
 from conserve_gym.envs.serving.hardware import Hardware
+from conserve_gym.envs.serving.request import EngineListener, Request
 
 
 @dataclass(eq=False)

@@ -14,8 +14,8 @@ from random_episodes import hardware, link
 from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
-from conserve_gym.envs.serving.engine import Request
 from conserve_gym.envs.serving.hardware import Hardware
+from conserve_gym.envs.serving.request import Request
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Role
 from conserve_gym.ledger import FirstToken, KvMoved, Placed, Prefilled, TurnArrived, TurnFinished

@@ -8,7 +8,7 @@ from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.serving.door import Door
 from conserve_gym.fleet import Fleet, Role
 from conserve_gym.ledger import Ledger, Placed, TurnArrived, TurnFinished
-from conserve_gym.observation import Observer
+from conserve_gym.observer import Observer
 
 FLEET = Fleet((Role.PREFILL, Role.DECODE, Role.DECODE), (1000, 100, 200))
 

@@ -12,7 +12,8 @@ import pytest
 import simpy
 from examples import HARDWARE
 
-from conserve_gym.envs.serving.engine import Engine, Request
+from conserve_gym.envs.serving.engine import Engine
+from conserve_gym.envs.serving.request import Request
 
 TOKENS = 100
 SERVICE_S = 0.017  # 2 + 10 + 5 ms

@@ -1,0 +1,297 @@
+"""From the ledger to the observation: statistics of what has happened, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from conserve_gym.deployment import DEFAULT_DEPLOYMENT, Deployment, Reservation
+from conserve_gym.fleet import Fleet
+from conserve_gym.ledger import (
+    ConversationEnded,
+    Event,
+    FirstToken,
+    KvMoved,
+    Ledger,
+    LedgerError,
+    Placed,
+    Prefilled,
+    TurnArrived,
+    TurnFinished,
+)
+from conserve_gym.observation import RECENT_S, FloatArray, Observation
+from conserve_gym.placement import Placement
+from conserve_gym.running_statistics import DecayedMean, RunningMoments
+
+
+@dataclass
+class _Conversation:
+    """What the ledger says of a live conversation."""
+
+    arrived_s: float
+    prompt: int
+    new_tokens: int
+    placement: Placement | None = None
+    kv_tokens: int = 0
+    dispatched_s: float = 0.0
+    prefilled_at: int = -1
+    first_token_s: float = 0.0
+
+
+class _Engine:
+    """What the ledger says of an engine."""
+
+    def __init__(self) -> None:
+        self.pinned = 0
+        self.kv_tokens = 0
+        self.decoding = 0
+        self.handed_over = 0  # prefilled elsewhere, first token not seen
+        self.prompts: dict[int, tuple[float, int]] = {}  # conversation: dispatched at, new tokens
+        self.prompt_tokens = 0
+        self.ttft = DecayedMean(RECENT_S)
+        self.tbt = DecayedMean(RECENT_S)
+        self.last_event_s = 0.0
+
+
+class Observer:
+    """Reads a ledger as it grows and keeps the statistics of ``FIELDS``.
+
+    Args:
+        ledger: The ledger to read; the simulator's or a router's.
+        fleet: Roles and capacities of its engines.
+        deployment: How the engines are run.
+    """
+
+    def __init__(
+        self, ledger: Ledger, fleet: Fleet, deployment: Deployment = DEFAULT_DEPLOYMENT
+    ) -> None:
+        """Start at the ledger's first event."""
+        self._ledger = ledger
+        self._cursor = 0
+        self._fleet = fleet
+        self._every_turn = deployment.decides_every_turn
+        self._opens_at_once = deployment.reservation is Reservation.NONE
+        self._capacity = np.array(fleet.kv_capacity_tokens, dtype=np.float64)
+        self._decodes = np.array([role.decodes for role in fleet.roles])
+        self._roles = [
+            (float(role.prefills_for_others), float(role.decodes)) for role in fleet.roles
+        ]
+        self._engines = [_Engine() for _ in fleet.roles]
+        self._conversations: dict[int, _Conversation] = {}
+        self._at_door = 0
+        self._arrivals = DecayedMean(RECENT_S)
+        self._turns = RunningMoments()
+        self._appended = RunningMoments()
+        self._outputs = RunningMoments()
+        self._kv_moves = DecayedMean(RECENT_S)
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            TurnArrived: self._on_turn_arrived,
+            Placed: self._on_placed,
+            Prefilled: self._on_prefilled,
+            KvMoved: self._on_kv_moved,
+            FirstToken: self._on_first_token,
+            TurnFinished: self._on_turn_finished,
+            ConversationEnded: self._on_conversation_ended,
+        }
+
+    def update(self) -> None:
+        """Read the events that were appended since the last call."""
+        self.read(self._ledger.since(self._cursor))
+        self._cursor = len(self._ledger)
+
+    def read(self, events: Iterable[Event]) -> None:
+        """Take events into the statistics."""
+        handlers = self._handlers
+        for event in events:
+            handler = handlers.get(type(event))
+            if handler is not None:
+                try:
+                    handler(event)
+                except (KeyError, IndexError):
+                    raise LedgerError(
+                        f"{event} does not follow from the events before it"
+                    ) from None
+
+    def kv_known_tokens(self, engine: int) -> int:
+        """KV tokens that conversations pinned to an engine are known to hold."""
+        return self._engines[engine].kv_tokens
+
+    def observe(
+        self,
+        now: float,
+        conversation: int,
+        turn: int = 0,
+        *,
+        taken_kv_tokens: FloatArray | None = None,
+        footprint_tokens: int | None = None,
+    ) -> Observation:
+        """Return what is known at time ``now`` with a conversation at the door.
+
+        Args:
+            now: Seconds since the ledger's start.
+            conversation: The conversation at the door; its ``TurnArrived`` is in the ledger.
+            turn: Its turn at the door.
+            taken_kv_tokens: KV that an oracle counts as taken on each engine, instead of what is
+                known to be.
+            footprint_tokens: KV that an oracle asks for, instead of the prompt.
+        """
+        self.update()
+        door = self._conversations[conversation]
+        if taken_kv_tokens is None:
+            taken_kv_tokens = np.array([e.kv_tokens for e in self._engines], dtype=np.float64)
+        free = self._capacity - taken_kv_tokens
+        needed = door.prompt if footprint_tokens is None else footprint_tokens
+        open_to = self._decodes & (self._opens_at_once or (free >= needed))
+        return Observation(
+            now, conversation, turn, self._fleet, self._raw(now, door), free, open_to
+        )
+
+    def blank(self, now: float) -> Observation:
+        """Return what is known when no conversation is at the door any more."""
+        self.update()
+        nobody = _Conversation(arrived_s=now, prompt=0, new_tokens=0)
+        free = self._capacity - np.array([e.kv_tokens for e in self._engines], dtype=np.float64)
+        return Observation(
+            now, -1, 0, self._fleet, self._raw(now, nobody), free, self._decodes.copy()
+        )
+
+    def _raw(self, now: float, door: _Conversation) -> FloatArray:
+        values = [
+            self._arrivals.rate(now),
+            float(len(self._conversations) - self._at_door),
+            float(self._at_door),
+            self._turns.mean,
+            self._turns.std,
+            self._appended.mean,
+            self._appended.std,
+            self._outputs.mean,
+            self._outputs.std,
+            self._kv_moves.mean,
+            float(door.prompt),
+            now - door.arrived_s,
+        ]
+        for engine, capacity, (prefills, decodes) in zip(
+            self._engines, self._fleet.kv_capacity_tokens, self._roles, strict=True
+        ):
+            oldest = next(iter(engine.prompts.values()))[0] if engine.prompts else now
+            values += (
+                prefills,
+                decodes,
+                engine.pinned,
+                engine.kv_tokens / capacity,
+                len(engine.prompts) + engine.handed_over + engine.decoding,
+                engine.decoding,
+                engine.prompt_tokens,
+                now - oldest,
+                engine.ttft.mean,
+                engine.tbt.mean,
+                now - engine.last_event_s,
+            )
+        return np.array(values, dtype=np.float64)
+
+    # --- one handler an event ---
+
+    def _on_turn_arrived(self, event: TurnArrived) -> None:
+        if event.turn == 0:
+            self._arrivals.add(event.time, 1.0)
+            self._conversations[event.conversation] = _Conversation(
+                event.time, event.input_tokens, event.new_tokens
+            )
+            self._at_door += 1
+            return
+        self._appended.add(event.new_tokens)
+        conversation = self._conversations[event.conversation]
+        conversation.arrived_s = event.time
+        conversation.prompt = event.input_tokens
+        conversation.new_tokens = event.new_tokens
+        if self._every_turn:
+            self._at_door += 1
+        else:
+            assert conversation.placement is not None
+            self._hold(conversation, event.input_tokens)
+            self._dispatch(event.time, event.conversation, conversation, event.turn)
+
+    def _on_placed(self, event: Placed) -> None:
+        conversation = self._conversations[event.conversation]
+        conversation.placement = Placement(event.prefill_at, event.decode_at, event.offload_above)
+        self._at_door -= 1
+        self._engines[event.decode_at].pinned += 1
+        self._hold(conversation, conversation.prompt)
+        self._dispatch(event.time, event.conversation, conversation, event.turn)
+
+    def _on_prefilled(self, event: Prefilled) -> None:
+        self._take_prompt(event.time, event.conversation, event.engine)
+        placement = self._conversations[event.conversation].placement
+        assert placement is not None
+        self._engines[placement.decode_at].handed_over += 1
+
+    def _on_kv_moved(self, event: KvMoved) -> None:
+        self._kv_moves.add(event.time, event.seconds)
+
+    def _on_first_token(self, event: FirstToken) -> None:
+        conversation = self._conversations[event.conversation]
+        conversation.first_token_s = event.time
+        engine = self._engines[event.engine]
+        if event.conversation in engine.prompts:
+            self._take_prompt(event.time, event.conversation, event.engine)
+        else:
+            engine.handed_over -= 1
+        engine.decoding += 1
+        engine.last_event_s = event.time
+        ttft = event.time - conversation.dispatched_s
+        self._engines[conversation.prefilled_at].ttft.add(event.time, ttft)
+
+    def _on_turn_finished(self, event: TurnFinished) -> None:
+        conversation = self._conversations[event.conversation]
+        engine = self._engines[event.engine]
+        engine.decoding -= 1
+        engine.last_event_s = event.time
+        if event.output_tokens > 1:
+            tbt = (event.time - conversation.first_token_s) / (event.output_tokens - 1)
+            engine.tbt.add(event.time, tbt)
+        self._outputs.add(event.output_tokens)
+        if self._every_turn:
+            self._unpin(conversation)
+        else:
+            self._hold(conversation, event.input_tokens + event.output_tokens)
+
+    def _on_conversation_ended(self, event: ConversationEnded) -> None:
+        conversation = self._conversations.pop(event.conversation)
+        if conversation.placement is not None:
+            self._unpin(conversation)
+        self._turns.add(event.turns)
+
+    # --- bookkeeping that several events share ---
+
+    def _dispatch(self, time: float, key: int, conversation: _Conversation, turn: int) -> None:
+        placement = conversation.placement
+        assert placement is not None
+        offloaded = placement.offloads(turn, conversation.new_tokens)
+        at = placement.prefill_at if offloaded else placement.decode_at
+        conversation.dispatched_s = time
+        conversation.prefilled_at = at
+        reuses_kv = not (offloaded or self._every_turn)
+        tokens = conversation.new_tokens if reuses_kv else conversation.prompt
+        self._engines[at].prompts[key] = (time, tokens)
+        self._engines[at].prompt_tokens += tokens
+
+    def _take_prompt(self, time: float, key: int, at: int) -> None:
+        engine = self._engines[at]
+        _, tokens = engine.prompts.pop(key)
+        engine.prompt_tokens -= tokens
+        engine.last_event_s = time
+
+    def _hold(self, conversation: _Conversation, tokens: int) -> None:
+        assert conversation.placement is not None
+        engine = self._engines[conversation.placement.decode_at]
+        engine.kv_tokens += tokens - conversation.kv_tokens
+        conversation.kv_tokens = tokens
+
+    def _unpin(self, conversation: _Conversation) -> None:
+        assert conversation.placement is not None
+        self._hold(conversation, 0)
+        self._engines[conversation.placement.decode_at].pinned -= 1
+        conversation.placement = None
