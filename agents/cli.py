@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 from rich.progress import track
 
@@ -26,7 +27,13 @@ def _command(run: Callable[[DictConfig], float | None]) -> Callable[[DictConfig]
     def wrapped(config: DictConfig) -> float | None:
         try:
             return run(config)
-        except (ConServeGymError, OmegaConfBaseException) as error:
+        except KeyboardInterrupt:
+            print("stopped; a training run goes on when it is started again", file=sys.stderr)
+            sys.exit(130)
+        except MissingMandatoryValue as error:
+            print(f"error: {error.full_key} is needed: {error.full_key}=...", file=sys.stderr)
+            sys.exit(2)
+        except (ConServeGymError, OmegaConfBaseException, OSError) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2)
 
@@ -73,11 +80,11 @@ def evaluate(config: DictConfig) -> float:
         for policy, seed in track(cells, "playing", console=console, transient=True)
     ]
     summary = report.summarise(episodes)
-    console.print(report.table(summary, episodes, built, config.clock))
-    written = report.write(folder, summary, episodes)
+    written = report.write(folder, summary, episodes, built)
     settings = OmegaConf.to_container(config, resolve=True)
     write_json(folder / "evaluation.json", {"config": settings, **provenance()})
-    for path in written:
+    console.print(report.table(summary, episodes, built, config.clock, _overrides()))
+    for path in (*written, folder / "evaluation.json"):
         console.print(str(path), soft_wrap=True)
     return summary[policies[-1].name]["slo_attainment_pct"].mean
 
@@ -98,6 +105,12 @@ def export(config: DictConfig) -> None:
         "golden vectors verified without torch)",
         soft_wrap=True,
     )
+
+
+def _overrides() -> list[str]:
+    """Return what was set on the command line, but for what the table shows anyway."""
+    shown = ("policies=", "seeds=", "output=", "clock=", "workload.path=")
+    return [o for o in HydraConfig.get().overrides.task if not o.startswith(shown)]
 
 
 def _policy_names(value: object) -> list[str]:
@@ -123,6 +136,8 @@ def _seeds(value: object) -> list[int]:
             f"seeds={given!r} must be a count or a list of seeds from 0 to "
             f"{FIRST_TRAINING_SEED - 1:,}; training has those above"
         )
+    if isinstance(given, int) and given < 1:
+        raise ConfigurationError(f"seeds={given} must be at least 1")
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigurationError(f"seeds={given!r} must be at least one, and none twice")
     return seeds

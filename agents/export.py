@@ -58,6 +58,8 @@ def export(run: Path, target: Path) -> Scheduler:
         ConfigurationError: The run holds no trained model, or ``target`` is something else.
     """
     policy = LearnedPolicy(run)
+    if not policy.complete:
+        raise ConfigurationError(f"{run} is not complete; start its training again to go on")
     if policy.deployment.sees_future or policy.deployment.decides_every_turn:
         raise ConfigurationError(
             f"{run}: a router cannot run deployment={policy.deployment.to_json()}"

@@ -27,6 +27,7 @@ class LearnedPolicy:
         fleet: Engines that it was trained for.
         model: The Stable-Baselines3 model.
         config: The run's configuration.
+        complete: Whether the run has come to its end.
 
     Raises:
         ConfigurationError: The folder holds no model, or one of another observation table.
@@ -40,7 +41,8 @@ class LearnedPolicy:
         config = OmegaConf.load(folder / CONFIG)
         assert isinstance(config, DictConfig)
         self.config = config
-        self.name = folder.name
+        self.complete = path.name == MODEL
+        self.name = folder.name if self.complete else f"{folder.name} at {path.stem} steps"
         spec = training_spec(config)
         self.deployment = validated(Deployment, config.deployment, "deployment")
         self.fleet = validated(ClusterSpec, config.cluster, "cluster").fleet(self.deployment)

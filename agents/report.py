@@ -84,7 +84,13 @@ def paired(episodes: Iterable[Episode]) -> Summary:
     return summarise(differences)
 
 
-def table(summary: Summary, episodes: Sequence[Episode], scenario: Scenario, clock: Clock) -> Table:
+def table(
+    summary: Summary,
+    episodes: Sequence[Episode],
+    scenario: Scenario,
+    clock: Clock,
+    overrides: Sequence[str] = (),
+) -> Table:
     """Return the table for the screen, with everything that is needed to read it."""
     seeds = sorted({episode.seed for episode in episodes})
     future = {episode.policy for episode in episodes if episode.sees_future}
@@ -96,8 +102,14 @@ def table(summary: Summary, episodes: Sequence[Episode], scenario: Scenario, clo
     shown = Table(
         title=f"{scenario.workload.name}; {scenario.arrivals.name}\n"
         f"cluster {scenario.cluster.name}; {clock_says}",
-        caption=f"Mean over {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}) ± half of the 95 % "
-        "confidence interval; differences are paired by seed. × standalone: the conversation alone "
+        caption=(f"Set: {' '.join(overrides)}. " if overrides else "")
+        + (
+            f"Mean over {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}) ± half of the 95 % "
+            "confidence interval; differences are paired by seed. "
+            if len(seeds) > 1
+            else f"One seed ({seeds[0]}): no interval. "
+        )
+        + "× standalone: the conversation alone "
         f"on one engine; the SLO is {SLO_FACTOR:g} × in all three latencies. Goodput and tokens/J "
         "count the time until the last conversation has ended; tokens/J counts the whole history "
         "in every turn, as the paper does." + (" † sees the future." if future else ""),
@@ -129,7 +141,9 @@ def _cell(value: Estimate | None, form: str) -> str:
     return form.format(value.mean) + interval
 
 
-def write(folder: Path, summary: Summary, episodes: Sequence[Episode]) -> list[Path]:
+def write(
+    folder: Path, summary: Summary, episodes: Sequence[Episode], scenario: Scenario
+) -> list[Path]:
     """Write results.csv, summary.csv and evaluation.png; each appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     future = {episode.policy: episode.sees_future for episode in episodes}
@@ -158,14 +172,19 @@ def write(folder: Path, summary: Summary, episodes: Sequence[Episode]) -> list[P
         ),
         _whole(
             folder / "evaluation.png",
-            lambda path: figure(summary, episodes).savefig(path, dpi=150, format="png"),
+            lambda path: figure(summary, episodes, scenario).savefig(path, dpi=150, format="png"),
         ),
     ]
 
 
-def figure(summary: Summary, episodes: Sequence[Episode]) -> Figure:
+def figure(summary: Summary, episodes: Sequence[Episode], scenario: Scenario) -> Figure:
     """Draw the distribution of normalised TTFET, and latency against energy."""
     picture = Figure(figsize=(11, 4.5), layout="constrained")
+    picture.suptitle(
+        f"{scenario.workload.name}; {scenario.arrivals.name}; cluster {scenario.cluster.name}; "
+        f"{len({episode.seed for episode in episodes})} seeds; user's clock",
+        fontsize="medium",
+    )
     left, right = picture.subplots(1, 2)
     for i, (policy, metrics) in enumerate(summary.items()):
         color = f"C{i}"
@@ -196,7 +215,7 @@ def figure(summary: Summary, episodes: Sequence[Episode]) -> Figure:
         xscale="log",
         xlabel="TTFET / standalone",
         ylabel="share of conversations",
-        title="Time to first effective token",
+        title="TTFET: time to first effective token",
     )
     right.set(
         yscale="log",

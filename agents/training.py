@@ -58,7 +58,10 @@ def train(config: DictConfig) -> Path:
     envs = _vector_env(built, spec)
     algorithm, _ = ALGORITHMS[spec.agent.algorithm]
     if checkpoint:
-        model = run_folder.load_model(algorithm, checkpoint)
+        try:
+            model = run_folder.load_model(algorithm, checkpoint)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error}; delete it to go on from an older one") from None
         model.set_env(envs)
         print(f"resuming {folder} at {model.num_timesteps:,} of {spec.total_timesteps:,} steps")
     else:

@@ -58,7 +58,11 @@ class CsvTrace:
             raise WorkloadError(f"workload.path={self._path}: no such file")
         self._turns = self._read(conversations, max_turns)
         turns = sum(len(conversation) for conversation in self._turns)
-        self.name = f"{self._path.name} ({len(self._turns)} conversations, {turns} turns)"
+        taken = "all" if conversations is None else "the first"
+        cut = "" if max_turns is None else f", cut at {max_turns}"
+        self.name = (
+            f"{self._path.name} ({taken} {len(self._turns):,} conversations, {turns:,} turns{cut})"
+        )
         if self.blank_gaps:
             self.name += f", {self.blank_gaps} blank gaps taken as {blank_gap_s:g} s"
 
@@ -160,8 +164,8 @@ class CsvTrace:
 
     def _open(self) -> IO[str]:
         if self._path.suffix == ".gz":
-            return gzip.open(self._path, "rt", encoding="utf-8", newline="")
-        return self._path.open(encoding="utf-8", newline="")
+            return gzip.open(self._path, "rt", encoding="utf-8-sig", newline="")
+        return self._path.open(encoding="utf-8-sig", newline="")
 
     def _error(self, line: int, field: str, value: str, why: str) -> WorkloadError:
         return WorkloadError(f"{self._path}, line {line}: {field}={value!r}: {why}")

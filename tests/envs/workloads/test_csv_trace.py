@@ -48,7 +48,7 @@ def test_plain_and_gzipped_files_are_read_alike(tmp_path: Path) -> None:
     zipped = tmp_path / "trace.csv.gz"
     zipped.write_bytes(gzip.compress(path.read_bytes()))
     assert read(path) == read(zipped) == [A, B, C]
-    assert CsvTrace(path).name == "trace.csv (3 conversations, 6 turns)"
+    assert CsvTrace(path).name == "trace.csv (all 3 conversations, 6 turns)"
 
 
 def test_spaces_line_ends_and_blank_lines_do_not_matter(tmp_path: Path) -> None:
@@ -190,7 +190,9 @@ def test_the_papers_workload_has_the_statistics_of_its_description(real_trace: P
     assert {len(turns) for turns in conversations} == {5}
     every = [turn for turns in conversations for turn in turns]
     later = [turn for turns in conversations for turn in turns[1:]]
-    assert workload.name.endswith("(255 conversations, 1275 turns), 1020 blank gaps taken as 0 s")
+    assert workload.name.endswith(
+        "(the first 255 conversations, 1,275 turns, cut at 5), 1020 blank gaps taken as 0 s"
+    )
     assert percentiles([turns[0].input_tokens for turns in conversations]) == [15709, 17108, 18230]
     assert percentiles([turn.new_tokens for turn in later]) == [67, 67, 69]
     assert percentiles([turn.output_tokens for turn in every]) == [57, 270, 3832]
