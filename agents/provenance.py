@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from conserve_gym.files import whole
 
 _PACKAGES = ("conserve-gym", "gymnasium", "numpy", "simpy", "stable-baselines3", "torch")
 
@@ -26,9 +27,8 @@ def provenance() -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON; the file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path) as partial:
+        partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def _version(package: str) -> str | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from rich.table import Table
 from conserve_gym.agents.evaluation import Episode
 from conserve_gym.agents.statistics import Estimate, estimate
 from conserve_gym.envs.configuration import Scenario
+from conserve_gym.files import whole
 from conserve_gym.metrics import SLO_FACTOR, Clock
 
 Summary = dict[str, dict[str, Estimate]]
@@ -161,20 +161,14 @@ def write(
     )
     heads = ("policy", "sees_future", "metric", "mean", "ci95_low", "ci95_high")
     paired_heads = ("less_first_mean", "less_first_ci95_low", "less_first_ci95_high")
-    return [
-        _whole(
-            folder / "results.csv",
-            lambda path: _csv(path, ("policy", "sees_future", "seed", "metric", "value"), results),
-        ),
-        _whole(
-            folder / "summary.csv",
-            lambda path: _csv(path, (*heads, *paired_heads), rows),
-        ),
-        _whole(
-            folder / "evaluation.png",
-            lambda path: figure(summary, episodes, scenario).savefig(path, dpi=150, format="png"),
-        ),
-    ]
+    paths = [folder / name for name in ("results.csv", "summary.csv", "evaluation.png")]
+    with whole(paths[0]) as partial:
+        _csv(partial, ("policy", "sees_future", "seed", "metric", "value"), results)
+    with whole(paths[1]) as partial:
+        _csv(partial, (*heads, *paired_heads), rows)
+    with whole(paths[2]) as partial:
+        figure(summary, episodes, scenario).savefig(partial, dpi=150, format="png")
+    return paths
 
 
 def figure(summary: Summary, episodes: Sequence[Episode], scenario: Scenario) -> Figure:
@@ -234,10 +228,3 @@ def _csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> N
         writer = csv.writer(file)
         writer.writerow(head)
         writer.writerows(rows)
-
-
-def _whole(path: Path, write_to: Callable[[Path], None]) -> Path:
-    partial = path.with_name(path.name + ".partial")
-    write_to(partial)
-    os.replace(partial, path)
-    return path

@@ -8,7 +8,6 @@ is complete.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from conserve_gym.agents.provenance import provenance, write_json
 from conserve_gym.envs.configuration import ConfigurationError
+from conserve_gym.files import whole
 from conserve_gym.observation import field_table
 
 MODEL, CONFIG, RUN = "model.zip", "config.yaml", "run.json"
@@ -54,9 +54,8 @@ def claim(folder: Path, values: dict[str, Any], *, steps_done: int, episode_seed
     parts = json.loads((folder / RUN).read_text("utf-8")) if (folder / RUN).exists() else []
     part = {"steps_done": steps_done, "episode_seed": episode_seed, **provenance()}
     write_json(folder / RUN, [*parts, part])
-    partial = folder / (CONFIG + ".partial")
-    OmegaConf.save(OmegaConf.create(values), partial)
-    os.replace(partial, folder / CONFIG)
+    with whole(folder / CONFIG) as partial:
+        OmegaConf.save(OmegaConf.create(values), partial)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -67,10 +66,9 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def save_model(model: BaseAlgorithm, path: Path) -> None:
     """Save a model with its observation table; the file appears whole or not at all."""
     model.observation_table = field_table()  # type: ignore[attr-defined]
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:  # given a name, Stable-Baselines3 would append .zip
+    # Given a name instead of a file, Stable-Baselines3 would append .zip.
+    with whole(path) as partial, partial.open("wb") as file:
         model.save(file)
-    os.replace(partial, path)
 
 
 def load_model(algorithm: type[BaseAlgorithm], path: Path) -> Any:

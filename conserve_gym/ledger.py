@@ -11,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, get_type_hints
 
 from conserve_gym.errors import ConServeGymError
+from conserve_gym.files import whole
 
 
 class LedgerError(ConServeGymError):
@@ -198,15 +198,8 @@ class Ledger:
 
     def save(self, path: str | Path) -> None:
         """Write the ledger as JSON lines; the file appears whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.writelines(line + "\n" for line in self.lines())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with whole(Path(path)) as partial, partial.open("w", encoding="utf-8") as file:
+            file.writelines(line + "\n" for line in self.lines())
 
     @classmethod
     def load(cls, path: str | Path) -> Ledger:
