@@ -68,6 +68,7 @@ class Cluster:
                 block_tokens=engine.block_tokens,
                 token_budget=engine.token_budget,
                 max_sequences=engine.max_sequences,
+                prefix_caching=deployment.prefix_caching,
                 listener=self,
             )
             for engine in spec.deployed(deployment)
@@ -77,6 +78,8 @@ class Cluster:
         self._door = Door(self.fleet, deployment.reservation, self.observer)
         self._door_changed = False
         self._placements: dict[int, Placement] = {}
+        self._been_at: dict[int, list[int]] = {}  # conversation: engines, the last decoder last
+        self._at_decoder: dict[int, int] = {}  # conversation: prompt tokens that its decoder has
         self._without_room: set[int] = set()  # prefill engines with prompts that found no room
         self._arrived = 0
         self._ended = 0
@@ -159,29 +162,79 @@ class Cluster:
             self._door.enqueue(conversation, turn, input_tokens, plan.peak_tokens)
 
     def _dispatch(self, conversation: int, turn: int) -> None:
+        """Send a turn's prompt to the engine that computes it."""
         input_tokens, new_tokens, output_tokens, _ = self.conversations[conversation].turns[turn]
         placement = self._placements[conversation]
-        decoder = self.engines[placement.decode_at]
-        if placement.offloads(turn, new_tokens):
-            decoder.drop(conversation)
-            prompt = Request(conversation, turn, input_tokens, 0, 0)
-            self.engines[placement.prefill_at].submit(prompt)
-        else:
-            reusable_tokens = input_tokens - new_tokens
-            decoder.submit(
-                Request(conversation, turn, input_tokens, reusable_tokens, output_tokens)
+        offloaded = placement.offloads(turn, new_tokens)
+        at = placement.prefill_at if offloaded else placement.decode_at
+        reusable_tokens = input_tokens - new_tokens if self._deployment.prefix_caching else 0
+        been_at = self._been_at.setdefault(conversation, [])
+        for engine in been_at:
+            if engine != at:
+                self.engines[engine].forget(conversation, reusable_tokens)
+        home = been_at[-1] if been_at else at
+        for engine in (at, placement.decode_at):
+            if engine in been_at:
+                been_at.remove(engine)
+            been_at.append(engine)
+        self.engines[at].submit(
+            Request(
+                conversation,
+                turn,
+                input_tokens,
+                reusable_tokens,
+                0 if offloaded else output_tokens,
+                home if home != at and reusable_tokens else -1,
             )
+        )
 
     # --- what engines report ---
 
     def reserves(self, request: Request) -> bool:
         """Set memory aside where a prompt will be decoded, before it is computed elsewhere."""
-        placement = self._placements[request.conversation]
-        decoder = self.engines[placement.decode_at]
-        if decoder.reserve(request.conversation, request.input_tokens - 1):
-            return True
-        self._without_room.add(placement.prefill_at)
-        return False
+        conversation = request.conversation
+        placement = self._placements[conversation]
+        cached = self.engines[placement.decode_at].reserve(
+            conversation, request.input_tokens - 1, request.reusable_tokens
+        )
+        if cached is None:
+            self._without_room.add(placement.prefill_at)
+            return False
+        self._at_decoder[conversation] = cached
+        return True
+
+    def pulls(self, request: Request) -> bool:
+        """Copy what a prompt's engine lacks of the conversation's KV from where it was decoded."""
+        conversation, source = request.conversation, request.history_at
+        target, decode_at, _ = self._placements[conversation]
+        if request.output_tokens:
+            target = decode_at
+        kept_by_decoder = source == decode_at
+        if kept_by_decoder:
+            held = self._at_decoder[conversation]
+        else:
+            idle_tokens = self.engines[source].idle_tokens(conversation)
+            held = min(idle_tokens, request.reusable_tokens, request.input_tokens - 1)
+        tokens = held - request.computed
+        if tokens <= 0:
+            return False
+        lent = 0 if kept_by_decoder else self.engines[source].lend(conversation)
+        seconds = self._links[source].send(self.now, tokens)
+        pulled = self._clock.timeout(seconds, value=(request, target, tokens, lent, seconds))
+        pulled.callbacks.append(self._on_pulled)
+        return True
+
+    def _on_pulled(self, event: simpy.Event) -> None:
+        request, target, tokens, lent, seconds = cast(
+            tuple[Request, int, int, int, float], event.value
+        )
+        conversation, source = request.conversation, request.history_at
+        self.ledger.append(
+            KvMoved(self.now, conversation, request.turn, source, target, tokens, seconds)
+        )
+        if lent:
+            self.engines[source].take_back(conversation, lent)
+        self.engines[target].pulled(request, request.computed + tokens)
 
     def on_prefilled(self, request: Request) -> None:
         """Send the KV of a prompt to the engine that decodes it."""
@@ -196,18 +249,21 @@ class Cluster:
                 request.started_s - request.submitted_s,
             )
         )
-        seconds = self._links[source].send(self.now, request.input_tokens)
-        moved = self._clock.timeout(seconds, value=(request, seconds))
+        tokens = request.input_tokens - self._at_decoder.pop(request.conversation)
+        seconds = self._links[source].send(self.now, tokens)
+        moved = self._clock.timeout(seconds, value=(request, tokens, seconds))
         moved.callbacks.append(self._on_kv_moved)
 
     def _on_kv_moved(self, event: simpy.Event) -> None:
-        prompt, seconds = cast(tuple[Request, float], event.value)
-        conversation, turn, tokens = prompt.conversation, prompt.turn, prompt.input_tokens
+        prompt, tokens, seconds = cast(tuple[Request, int, float], event.value)
+        conversation, turn = prompt.conversation, prompt.turn
         source, target, _ = self._placements[conversation]
         self.ledger.append(KvMoved(self.now, conversation, turn, source, target, tokens, seconds))
         output_tokens = self.conversations[conversation].turns[turn].output_tokens
         self.engines[source].release(prompt)
-        self.engines[target].deliver(Request(conversation, turn, tokens, 0, output_tokens))
+        self.engines[target].deliver(
+            Request(conversation, turn, prompt.input_tokens, 0, output_tokens)
+        )
 
     def on_first_token(self, request: Request) -> None:
         """Write the first token of a turn down."""
@@ -215,12 +271,8 @@ class Cluster:
         decode_at = self._placements[conversation].decode_at
         self.ledger.append(FirstToken(self.now, conversation, request.turn, decode_at))
 
-    def on_turn_finished(self, request: Request) -> bool:
-        """Write a turn down; the next one follows after its gap.
-
-        Returns:
-            Whether the engine keeps the conversation's KV.
-        """
+    def on_turn_finished(self, request: Request) -> None:
+        """Write a turn down; the next one follows after its gap."""
         conversation, turn = request.conversation, request.turn
         self.ledger.append(
             TurnFinished(
@@ -235,15 +287,13 @@ class Cluster:
         )
         self._door_changed = True
         turns = self.conversations[conversation].turns
-        every_turn = self._deployment.decides_every_turn
         last = turn + 1 == len(turns)
-        if last or every_turn:
+        if last or self._deployment.decides_every_turn:
             self._door.leave(conversation)
         if last:
             self.ledger.append(ConversationEnded(self.now, conversation, len(turns)))
             self._ended += 1
-            return False
-        return not every_turn
+            del self._been_at[conversation]
 
     def on_room_freed(self) -> None:
         """Let prefill engines look again, once what is under way now has settled."""

@@ -20,6 +20,8 @@ from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec, EngineSpec
 from conserve_gym.envs.serving.hardware import (
     DecodeLaw,
+    EngineOverhead,
+    GpuFigures,
     Hardware,
     MixedLaw,
     ModelFigures,
@@ -106,8 +108,10 @@ def hardware(rng: random.Random, *, plain: bool = False) -> Hardware:
         prefill=PrefillLaw(
             floor_ms=between(5.0, 15.0),
             base_ms=between(1.0, 8.0),
+            weights_ms=or_zero(1.0, 10.0),
             token_us=between(50.0, 300.0),
             attention_ns=or_zero(10.0, 1000.0),
+            scan_us=or_zero(5.0, 100.0),
         ),
         decode=DecodeLaw(
             floor_ms=between(3.0, 12.0),
@@ -116,7 +120,8 @@ def hardware(rng: random.Random, *, plain: bool = False) -> Hardware:
             sequence_us=or_zero(1.0, 500.0),
             kv_us=or_zero(1.0, 40.0),
         ),
-        mixed=MixedLaw(kv_factor=between(0.5, 3.0)),
+        mixed=MixedLaw(tile_queries=or_zero(1.0, 100.0)),
+        overhead=EngineOverhead(step_ms=or_zero(0.1, 1.0), sequence_us=or_zero(1.0, 100.0)),
         power=PowerLaw(
             idle_w=idle_w,
             base_w=base_w,
@@ -124,13 +129,16 @@ def hardware(rng: random.Random, *, plain: bool = False) -> Hardware:
             joule_per_gb=between(0.05, 1.0),
             joule_per_tflop=or_zero(0.1, 4.0),
         ),
+        limits=GpuFigures(peak_tflops=100.0, gb_per_s=1000.0, memory_gb=10.0),
         figures=ModelFigures(
             weights_gb=between(0.1, 2.0),
             gflop_per_token=between(0.5, 5.0),
             kflop_per_attended_token=or_zero(50.0, 500.0),
             kv_bytes_per_token=10.0 ** between(4.0, 7.0),
         ),
-        provenance=Provenance(source="drawn", date="2026-01-01", holdout_error_pct={}),
+        provenance=Provenance(
+            source="drawn", date="2026-01-01", derived=False, holdout_error_pct={}
+        ),
     )
 
 
@@ -218,5 +226,6 @@ def episodes(draw: st.DrawFn, most_conversations: int = 8) -> Episode:
         all_mixed=draw(st.booleans()),
         reservation=draw(st.sampled_from((Reservation.NONE, *Reservation))),
         decides_every_turn=draw(st.booleans()),
+        prefix_caching=draw(st.sampled_from((True, True, False))),
     )
     return Episode(spec, deployment, conversations, draw(st.integers(0, 99)), draw(st.booleans()))
