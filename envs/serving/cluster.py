@@ -11,7 +11,7 @@ from conserve_gym.deployment import Deployment
 from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
 from conserve_gym.envs.serving.door import Door
 from conserve_gym.envs.serving.engine import Engine
-from conserve_gym.envs.serving.link import Link
+from conserve_gym.envs.serving.network import Network
 from conserve_gym.envs.serving.request import Request
 from conserve_gym.envs.workloads.conversation import Conversation
 from conserve_gym.ledger import (
@@ -31,7 +31,7 @@ from conserve_gym.placement import Placement
 
 
 class Cluster:
-    """Engines, links and a door, from the first arrival to the last token.
+    """Engines, a network and a door, from the first arrival to the last token.
 
     ``advance`` runs until a conversation stands at the open door; ``place`` says where it goes.
 
@@ -72,7 +72,9 @@ class Cluster:
             )
             for engine in spec.deployed(deployment)
         ]
-        self._links = [Link(spec.link) for _ in self.engines]
+        self._network = Network(
+            self._clock, spec.network, spec.nodes, spec.kv_bytes_per_token, self._on_kv_moved
+        )
         self.observer = Observer(self.ledger, self.fleet, deployment)
         self._door = Door(self.fleet, deployment.reservation, self.observer)
         self._door_changed = False
@@ -185,7 +187,7 @@ class Cluster:
 
     def on_prefilled(self, request: Request) -> None:
         """Send the KV of a prompt to the engine that decodes it."""
-        source = self._placements[request.conversation].prefill_at
+        source, target, _ = self._placements[request.conversation]
         self.ledger.append(
             Prefilled(
                 self.now,
@@ -196,12 +198,9 @@ class Cluster:
                 request.started_s - request.submitted_s,
             )
         )
-        seconds = self._links[source].send(self.now, request.input_tokens)
-        moved = self._clock.timeout(seconds, value=(request, seconds))
-        moved.callbacks.append(self._on_kv_moved)
+        self._network.send(source, target, request.input_tokens, request)
 
-    def _on_kv_moved(self, event: simpy.Event) -> None:
-        prompt, seconds = cast(tuple[Request, float], event.value)
+    def _on_kv_moved(self, prompt: Request, seconds: float) -> None:
         conversation, turn, tokens = prompt.conversation, prompt.turn, prompt.input_tokens
         source, target, _ = self._placements[conversation]
         self.ledger.append(KvMoved(self.now, conversation, turn, source, target, tokens, seconds))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
-from examples import NO_RESERVATION, cluster_of, conversation, engine, play, times
+from examples import NETWORK, NO_RESERVATION, cluster_of, conversation, engine, play, times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_episodes import hardware, link
@@ -15,6 +16,7 @@ from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
 from conserve_gym.envs.serving.hardware import Hardware
+from conserve_gym.envs.serving.network_spec import LinkSpec, NetworkSpec
 from conserve_gym.envs.serving.request import Request
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Role
@@ -142,7 +144,7 @@ def test_a_lone_disaggregated_turn() -> None:
     )
     # 100 tokens: 2 + 10 + 5 ms; 50 after them: 2 + 5 + 50 (100 + 25) us.
     prefilled = 1.0 + 0.017 + 0.01325
-    # 150 tokens on the link: 4 + 15 ms.
+    # 150 tokens are moved: 4 + 15 ms.
     moved = prefilled + 0.019
     # The prompt's last token is computed where the KV has come to: 149 tokens are read.
     first_token = moved + 0.003 + 0.001 + 149 * 50e-6
@@ -164,7 +166,9 @@ def test_a_lone_disaggregated_turn_is_prefill_transfer_and_decode(
     seed: int, tokens: int, output: int, budgets: tuple[int, int]
 ) -> None:
     rng = random.Random(seed)
-    prefiller, decoder, law = hardware(rng), hardware(rng), link(rng)
+    prefiller, decoder = hardware(rng), hardware(rng)
+    kv_bytes = decoder.figures.kv_bytes_per_token * tokens
+    law = link(rng, decoder.figures.kv_bytes_per_token)
     spec = ClusterSpec(
         name="two tiers",
         hardware={"prefiller": prefiller, "decoder": decoder},
@@ -172,15 +176,13 @@ def test_a_lone_disaggregated_turn_is_prefill_transfer_and_decode(
             engine(Role.PREFILL, hardware="prefiller", token_budget=budgets[0]),
             engine(Role.DECODE, hardware="decoder", token_budget=budgets[1]),
         ),
-        link=law,
+        network=NetworkSpec(same_node=law),
         mixed_token_budget=100,
         standalone="decoder",
     )
     lone = Conversation(rng.uniform(0.0, 10.0), (Turn(tokens, tokens, output, 0.0),))
     cluster = play(spec, NO_RESERVATION, [lone], [FROM_0_TO_1])
-    move_ms = (
-        law.small_ms if tokens <= law.small_tokens else law.base_ms + law.token_us * tokens / 1e3
-    )
+    move_ms = law.latency_ms + law.exposed_share * kv_bytes / law.gb_per_s / 1e6
     expected = prefill_s(prefiller, tokens, budgets[0]) + move_ms / 1e3
     expected += decode_s(decoder, tokens - 1, output)
     e2e = times(cluster, TurnFinished)[0, 0] - lone.arrival_s
@@ -200,11 +202,12 @@ def test_on_an_idle_cluster_of_equals_colocation_is_never_slower(
     seed: int, first: int, later: list[int], output: int, budget: int, offload_above: float
 ) -> None:
     rng = random.Random(seed)
+    tier = hardware(rng)
     spec = ClusterSpec(
         name="equals",
-        hardware={"example": hardware(rng)},
+        hardware={"example": tier},
         engines=(engine(Role.MIXED, count=2, token_budget=budget),),
-        link=link(rng),
+        network=NetworkSpec(same_node=link(rng, tier.figures.kv_bytes_per_token)),
         mixed_token_budget=100,
         standalone="example",
     )
@@ -219,18 +222,22 @@ def test_on_an_idle_cluster_of_equals_colocation_is_never_slower(
         assert disaggregated[turn] >= ended_s * (1.0 - 1e-12)
 
 
-def test_moves_from_one_engine_follow_one_another() -> None:
+def test_moves_from_one_engine_share_its_way_out() -> None:
     cluster = play(
-        cluster_of(engine(Role.PREFILL), engine(Role.DECODE)),
+        cluster_of(engine(Role.PREFILL), engine(Role.DECODE, count=2)),
         NO_RESERVATION,
-        [conversation(0.0, (40, 40, 1, 0.0)), conversation(0.0, (50, 50, 1, 0.0))],
-        [FROM_0_TO_1, FROM_0_TO_1],
+        [conversation(0.0, (95, 95, 1, 0.0)), conversation(0.0, (20, 20, 1, 0.0))],
+        [FROM_0_TO_1, Placement(0, 2)],
     )
-    # The second one arrives when the first one's step has begun: 2 + 4 + 0.8 and 2 + 5 + 1.25 ms.
-    prefilled = (0.0068, 0.0068 + 0.00825)
-    moved = (0.0068 + 0.008, 0.0068 + 0.00825 + 0.009)  # 4 + 4 and 4 + 5 ms
-    assert times(cluster, Prefilled) == {(i, 0): exactly(s) for i, s in enumerate(prefilled)}
+    # The second one arrives when the first one's step has begun: 2 + 9.5 + 4.5125 and 5 ms.
+    first, second = 0.0160125, 0.0160125 + 0.005
+    # Alone the moves would take 4 + 9.5 and 4 + 2 ms. When the second one has waited its 4 ms, the
+    # first one has had its port alone for 5 of them: they share it for twice the second one's 2.
+    moved = (first + 0.004 + 0.0095 + 0.002, second + 0.004 + 2 * 0.002)
+    assert times(cluster, Prefilled) == {(0, 0): exactly(first), (1, 0): exactly(second)}
     assert times(cluster, KvMoved) == {(i, 0): exactly(s) for i, s in enumerate(moved)}
+    seconds = {e.conversation: e.seconds for e in cluster.ledger if isinstance(e, KvMoved)}
+    assert seconds == {0: exactly(0.0155), 1: exactly(0.008)}
 
 
 def test_a_prompt_without_room_at_its_decoder_waits_and_others_overtake_it() -> None:
@@ -317,14 +324,30 @@ def test_kv_that_was_moved_waits_for_a_place_in_the_batch() -> None:
     assert times(cluster, FirstToken)[1, 0] == exactly(first_ended + 0.0102)
 
 
-def test_moves_from_two_engines_do_not_meet() -> None:
+def test_moves_between_different_engines_do_not_meet() -> None:
     cluster = play(
-        cluster_of(engine(Role.PREFILL, count=2), engine(Role.DECODE)),
+        cluster_of(engine(Role.PREFILL, count=2), engine(Role.DECODE, count=2)),
         NO_RESERVATION,
         [conversation(0.0, (40, 40, 1, 0.0)), conversation(0.001, (40, 40, 1, 0.0))],
-        [Placement(0, 2), Placement(1, 2)],
+        [Placement(0, 2), Placement(1, 3)],
     )
     assert times(cluster, KvMoved) == {(0, 0): exactly(0.0148), (1, 0): exactly(0.0158)}
+
+
+def test_the_nodes_of_two_engines_decide_which_wires_connect_them() -> None:
+    cluster = play(
+        cluster_of(
+            engine(Role.PREFILL),
+            engine(Role.DECODE, node=1),
+            engine(Role.DECODE),
+            network=replace(NETWORK, cross_node=LinkSpec(7.0, 1.0, 1.0)),
+        ),
+        NO_RESERVATION,
+        [conversation(0.0, (40, 40, 1, 0.0)), conversation(1.0, (40, 40, 1, 0.0))],
+        [FROM_0_TO_1, Placement(0, 2)],
+    )
+    seconds = {e.conversation: e.seconds for e in cluster.ledger if isinstance(e, KvMoved)}
+    assert seconds == {0: exactly(0.007 + 0.040), 1: exactly(0.004 + 0.004)}
 
 
 def test_an_offloaded_turn_gives_back_what_its_decoder_held_at_once(
@@ -351,7 +374,7 @@ def test_an_offloaded_turn_gives_back_what_its_decoder_held_at_once(
         cluster.place(Placement(0, 1, 50.0))
     assert held == [0, 44, 0]  # the first turn, the other conversation, and the second turn
     moves = [(e.conversation, e.tokens) for e in cluster.ledger if isinstance(e, KvMoved)]
-    assert moves == [(0, 40), (1, 300), (0, 100)]  # the whole context is computed again
+    assert moves == [(0, 40), (0, 100), (1, 300)]  # the whole context is computed again
 
 
 def test_kv_that_was_moved_counts_as_cached_even_if_it_is_lost_again() -> None:

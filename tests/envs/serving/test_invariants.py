@@ -7,13 +7,14 @@ import os
 import random
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_episodes import Episode, episodes
+from reference_network import Sent, arrivals
 
 from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.serving.cluster import Cluster
@@ -144,23 +145,18 @@ def test_kv_moves_are_those_that_the_placements_imply(episode: Episode) -> None:
 
 @EXAMPLES
 @given(episodes())
-def test_moves_out_of_an_engine_follow_one_another(episode: Episode) -> None:
-    law = episode.spec.link
-    free_s: dict[int, float] = defaultdict(float)
-    due: dict[tuple[int, int], tuple[float, float]] = {}
-    for event in episode.play().ledger:
-        if isinstance(event, Prefilled):
-            milliseconds = law.base_ms + law.token_us * 1e-3 * event.tokens
-            if event.tokens <= law.small_tokens:
-                milliseconds = law.small_ms
-            arrives = max(event.time, free_s[event.engine]) + milliseconds * 1e-3
-            free_s[event.engine] = arrives
-            due[event.conversation, event.turn] = event.time, arrives
-        elif isinstance(event, KvMoved):
-            began, arrives = due.pop((event.conversation, event.turn))
-            assert math.isclose(event.time, arrives, rel_tol=1e-12)
-            assert math.isclose(event.seconds, arrives - began, rel_tol=1e-9)
-    assert not due
+def test_moves_take_as_long_as_the_wires_that_they_share_let_them(episode: Episode) -> None:
+    ledger = episode.play().ledger
+    moved = {(e.conversation, e.turn): e for e in ledger if isinstance(e, KvMoved)}
+    began = [event for event in ledger if isinstance(event, Prefilled)]
+    moves = [Sent(e.time, e.engine, moved[e.conversation, e.turn].target, e.tokens) for e in began]
+    spec = episode.spec
+    arrived = arrivals(spec.network, spec.nodes, spec.kv_bytes_per_token, moves)
+    for prompt, due in zip(began, arrived, strict=True):
+        move = moved.pop((prompt.conversation, prompt.turn))
+        assert math.isclose(move.time, due, rel_tol=1e-12)
+        assert move.seconds == move.time - prompt.time
+    assert not moved
 
 
 @EXAMPLES
