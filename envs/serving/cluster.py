@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import simpy
 
@@ -11,7 +11,7 @@ from conserve_gym.deployment import Deployment
 from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
 from conserve_gym.envs.serving.door import Door
 from conserve_gym.envs.serving.engine import Engine
-from conserve_gym.envs.serving.link import Link
+from conserve_gym.envs.serving.network import Network
 from conserve_gym.envs.serving.request import Request
 from conserve_gym.envs.workloads.conversation import Conversation
 from conserve_gym.ledger import (
@@ -30,8 +30,28 @@ from conserve_gym.observer import Observer
 from conserve_gym.placement import Placement
 
 
+class _KvCopy(NamedTuple):
+    """KV that is on its way between engines.
+
+    Attributes:
+        request: Whose prompt it belongs to.
+        source: Engine that holds it.
+        target: Engine that gets it.
+        tokens: How many tokens of it.
+        lent: Idle tokens that the source keeps from being evicted until it has arrived.
+        is_history: Whether the prompt needs it to be computed; else it is what was computed.
+    """
+
+    request: Request
+    source: int
+    target: int
+    tokens: int
+    lent: int
+    is_history: bool
+
+
 class Cluster:
-    """Engines, links and a door, from the first arrival to the last token.
+    """Engines, a network and a door, from the first arrival to the last token.
 
     ``advance`` runs until a conversation stands at the open door; ``place`` says where it goes.
 
@@ -73,7 +93,9 @@ class Cluster:
             )
             for engine in spec.deployed(deployment)
         ]
-        self._links = [Link(spec.link) for _ in self.engines]
+        self._network = Network(
+            self._clock, spec.network, spec.nodes, spec.kv_bytes_per_token, self._on_kv_moved
+        )
         self.observer = Observer(self.ledger, self.fleet, deployment)
         self._door = Door(self.fleet, deployment.reservation, self.observer)
         self._door_changed = False
@@ -219,26 +241,13 @@ class Cluster:
         if tokens <= 0:
             return False
         lent = 0 if kept_by_decoder else self.engines[source].lend(conversation)
-        seconds = self._links[source].send(self.now, tokens)
-        pulled = self._clock.timeout(seconds, value=(request, target, tokens, lent, seconds))
-        pulled.callbacks.append(self._on_pulled)
+        copy = _KvCopy(request, source, target, tokens, lent, is_history=True)
+        self._network.send(source, target, tokens, copy, hidden=False)
         return True
-
-    def _on_pulled(self, event: simpy.Event) -> None:
-        request, target, tokens, lent, seconds = cast(
-            tuple[Request, int, int, int, float], event.value
-        )
-        conversation, source = request.conversation, request.history_at
-        self.ledger.append(
-            KvMoved(self.now, conversation, request.turn, source, target, tokens, seconds)
-        )
-        if lent:
-            self.engines[source].take_back(conversation, lent)
-        self.engines[target].pulled(request, request.computed + tokens)
 
     def on_prefilled(self, request: Request) -> None:
         """Send the KV of a prompt to the engine that decodes it."""
-        source = self._placements[request.conversation].prefill_at
+        source, target, _ = self._placements[request.conversation]
         self.ledger.append(
             Prefilled(
                 self.now,
@@ -249,21 +258,25 @@ class Cluster:
                 request.started_s - request.submitted_s,
             )
         )
+        target = self._placements[request.conversation].decode_at
         tokens = request.input_tokens - self._at_decoder.pop(request.conversation)
-        seconds = self._links[source].send(self.now, tokens)
-        moved = self._clock.timeout(seconds, value=(request, tokens, seconds))
-        moved.callbacks.append(self._on_kv_moved)
+        copy = _KvCopy(request, source, target, tokens, lent=0, is_history=False)
+        self._network.send(source, target, tokens, copy)
 
-    def _on_kv_moved(self, event: simpy.Event) -> None:
-        prompt, tokens, seconds = cast(tuple[Request, int, float], event.value)
-        conversation, turn = prompt.conversation, prompt.turn
-        source, target, _ = self._placements[conversation]
+    def _on_kv_moved(self, copy: _KvCopy, seconds: float) -> None:
+        request, source, target, tokens, lent, is_history = copy
+        conversation, turn = request.conversation, request.turn
         self.ledger.append(KvMoved(self.now, conversation, turn, source, target, tokens, seconds))
-        output_tokens = self.conversations[conversation].turns[turn].output_tokens
-        self.engines[source].release(prompt)
-        self.engines[target].deliver(
-            Request(conversation, turn, prompt.input_tokens, 0, output_tokens)
-        )
+        if is_history:
+            if lent:
+                self.engines[source].take_back(conversation, lent)
+            self.engines[target].pulled(request, request.computed + tokens)
+        else:
+            output_tokens = self.conversations[conversation].turns[turn].output_tokens
+            self.engines[source].release(request)
+            self.engines[target].deliver(
+                Request(conversation, turn, request.input_tokens, 0, output_tokens)
+            )
 
     def on_first_token(self, request: Request) -> None:
         """Write the first token of a turn down."""

@@ -20,7 +20,7 @@ from conserve_gym.envs.serving.hardware import (
     PrefillLaw,
     Provenance,
 )
-from conserve_gym.envs.serving.link import LinkSpec
+from conserve_gym.envs.serving.network_spec import LinkSpec, NetworkSpec
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Role
 from conserve_gym.ledger import Event
@@ -58,8 +58,8 @@ HARDWARE = Hardware(
     ),
 )
 
-
-LINK = LinkSpec(small_tokens=20, small_ms=1.0, base_ms=4.0, token_us=100.0)
+# With 1 MB a token, a move takes 4 ms + 0.1 ms a token, half of what the wire takes for it.
+NETWORK = NetworkSpec(same_node=LinkSpec(latency_ms=4.0, gb_per_s=5.0, exposed_share=0.5))
 
 NO_RESERVATION = Deployment(reservation=Reservation.NONE)
 
@@ -78,13 +78,13 @@ def engine(role: Role, **changes: Any) -> EngineSpec:
     return EngineSpec(**(values | changes))  # type: ignore[arg-type]
 
 
-def cluster_of(*engines: EngineSpec, link: LinkSpec = LINK) -> ClusterSpec:
+def cluster_of(*engines: EngineSpec, network: NetworkSpec = NETWORK) -> ClusterSpec:
     """Return a cluster of the example hardware."""
     return ClusterSpec(
         name="example",
         hardware={"example": HARDWARE},
         engines=engines,
-        link=link,
+        network=network,
         mixed_token_budget=100,
         standalone="example",
     )

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import permutations
 from unittest.mock import patch
 
 from hypothesis import strategies as st
@@ -29,7 +30,7 @@ from conserve_gym.envs.serving.hardware import (
     PrefillLaw,
     Provenance,
 )
-from conserve_gym.envs.serving.link import LinkSpec
+from conserve_gym.envs.serving.network_spec import LinkSpec, NetworkSpec, PairSpec
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Role
 from conserve_gym.observation import Observation
@@ -142,13 +143,27 @@ def hardware(rng: random.Random, *, plain: bool = False) -> Hardware:
     )
 
 
-def link(rng: random.Random) -> LinkSpec:
-    """Return a link on which a prompt of some hundred tokens takes some milliseconds."""
+def link(rng: random.Random, kv_bytes_per_token: float) -> LinkSpec:
+    """Return a link that adds milliseconds to a prompt, or so slow that moves meet on it."""
+    exposed_share = rng.choice((1.0, rng.uniform(0.05, 1.0)))
+    token_us = rng.choice((rng.uniform(1.0, 300.0), rng.uniform(300.0, 5000.0)))
     return LinkSpec(
-        small_tokens=rng.randrange(60),
-        small_ms=rng.uniform(0.1, 5.0),
-        base_ms=rng.uniform(0.1, 20.0),
-        token_us=rng.uniform(1.0, 300.0),
+        latency_ms=rng.uniform(0.1, 20.0),
+        gb_per_s=exposed_share * kv_bytes_per_token / token_us / 1e3,
+        exposed_share=exposed_share,
+    )
+
+
+@st.composite
+def networks(
+    draw: st.DrawFn, rng: random.Random, engines: int, kv_bytes_per_token: float
+) -> NetworkSpec:
+    """Draw wires of both kinds, and some of single pairs."""
+    pairs = [pair for pair in permutations(range(engines), 2) if draw(st.integers(0, 4)) == 4]
+    return NetworkSpec(
+        same_node=link(rng, kv_bytes_per_token),
+        cross_node=link(rng, kv_bytes_per_token),
+        pairs=tuple(PairSpec(*pair, link(rng, kv_bytes_per_token)) for pair in pairs),
     )
 
 
@@ -211,14 +226,16 @@ def episodes(draw: st.DrawFn, most_conversations: int = 8) -> Episode:
                 max_sequences=draw(st.sampled_from((1, 3, 1024, 1024, 1024, 1024))),
                 kv_capacity_tokens=-(-pool // block_tokens) * block_tokens,
                 block_tokens=block_tokens,
+                node=draw(st.integers(0, 1)),
             )
         )
     plain = draw(st.booleans(), label="coefficients of 0")
+    tiers = {f"tier {i}": hardware(rng, plain=plain) for i in range(len(engines))}
     spec = ClusterSpec(
         name="random",
-        hardware={f"tier {i}": hardware(rng, plain=plain) for i in range(len(engines))},
+        hardware=tiers,
         engines=tuple(engines),
-        link=link(rng),
+        network=draw(networks(rng, len(engines), tiers["tier 0"].figures.kv_bytes_per_token)),
         mixed_token_budget=draw(st.integers(8, 200)),
         standalone="tier 0",
     )

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
-from examples import HARDWARE, NO_RESERVATION, cluster_of, conversation, engine, play, times
+from examples import (
+    HARDWARE,
+    NETWORK,
+    NO_RESERVATION,
+    cluster_of,
+    conversation,
+    engine,
+    play,
+    times,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_episodes import hardware, link
@@ -15,6 +25,7 @@ from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
 from conserve_gym.envs.serving.hardware import Hardware
+from conserve_gym.envs.serving.network_spec import LinkSpec, NetworkSpec
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Role
 from conserve_gym.ledger import FirstToken, KvMoved, Placed, Prefilled, TurnArrived, TurnFinished
@@ -149,7 +160,7 @@ def test_a_lone_disaggregated_turn() -> None:
     )
     # 100 tokens: 2 + 10 + 5 ms; 50 after them: 2 + 5 + 50 (100 + 25) us.
     prefilled = 1.0 + 0.017 + 0.01325
-    # 150 tokens on the link: 4 + 15 ms.
+    # 150 tokens are moved: 4 + 15 ms.
     moved = prefilled + 0.019
     # The prompt's last token is computed where the KV has come to: 149 tokens are read.
     first_token = moved + 0.003 + 0.001 + 149 * 50e-6
@@ -171,7 +182,9 @@ def test_a_lone_disaggregated_turn_is_prefill_transfer_and_decode(
     seed: int, tokens: int, output: int, budgets: tuple[int, int]
 ) -> None:
     rng = random.Random(seed)
-    prefiller, decoder, law = hardware(rng), hardware(rng), link(rng)
+    prefiller, decoder = hardware(rng), hardware(rng)
+    kv_bytes = decoder.figures.kv_bytes_per_token * tokens
+    law = link(rng, decoder.figures.kv_bytes_per_token)
     spec = ClusterSpec(
         name="two tiers",
         hardware={"prefiller": prefiller, "decoder": decoder},
@@ -179,15 +192,13 @@ def test_a_lone_disaggregated_turn_is_prefill_transfer_and_decode(
             engine(Role.PREFILL, hardware="prefiller", token_budget=budgets[0]),
             engine(Role.DECODE, hardware="decoder", token_budget=budgets[1]),
         ),
-        link=law,
+        network=NetworkSpec(same_node=law),
         mixed_token_budget=100,
         standalone="decoder",
     )
     lone = Conversation(rng.uniform(0.0, 10.0), (Turn(tokens, tokens, output, 0.0),))
     cluster = play(spec, NO_RESERVATION, [lone], [FROM_0_TO_1])
-    move_ms = (
-        law.small_ms if tokens <= law.small_tokens else law.base_ms + law.token_us * tokens / 1e3
-    )
+    move_ms = law.latency_ms + law.exposed_share * kv_bytes / law.gb_per_s / 1e6
     expected = prefill_s(prefiller, tokens, budgets[0]) + move_ms / 1e3
     expected += decode_s(decoder, tokens - 1, output)
     e2e = times(cluster, TurnFinished)[0, 0] - lone.arrival_s
@@ -207,11 +218,12 @@ def test_on_an_idle_cluster_of_equals_colocation_is_never_slower(
     seed: int, first: int, later: list[int], output: int, budget: int, offload_above: float
 ) -> None:
     rng = random.Random(seed)
+    tier = hardware(rng)
     spec = ClusterSpec(
         name="equals",
-        hardware={"example": hardware(rng)},
+        hardware={"example": tier},
         engines=(engine(Role.MIXED, count=2, token_budget=budget),),
-        link=link(rng),
+        network=NetworkSpec(same_node=link(rng, tier.figures.kv_bytes_per_token)),
         mixed_token_budget=100,
         standalone="example",
     )
@@ -226,18 +238,22 @@ def test_on_an_idle_cluster_of_equals_colocation_is_never_slower(
         assert disaggregated[turn] >= ended_s * (1.0 - 1e-12)
 
 
-def test_moves_from_one_engine_follow_one_another() -> None:
+def test_moves_from_one_engine_share_its_way_out() -> None:
     cluster = play(
-        cluster_of(engine(Role.PREFILL), engine(Role.DECODE)),
+        cluster_of(engine(Role.PREFILL), engine(Role.DECODE, count=2)),
         NO_RESERVATION,
-        [conversation(0.0, (40, 40, 1, 0.0)), conversation(0.0, (50, 50, 1, 0.0))],
-        [FROM_0_TO_1, FROM_0_TO_1],
+        [conversation(0.0, (95, 95, 1, 0.0)), conversation(0.0, (20, 20, 1, 0.0))],
+        [FROM_0_TO_1, Placement(0, 2)],
     )
-    # The second one arrives when the first one's step has begun: 2 + 4 + 0.8 and 2 + 5 + 1.25 ms.
-    prefilled = (0.0068, 0.0068 + 0.00825)
-    moved = (0.0068 + 0.008, 0.0068 + 0.00825 + 0.009)  # 4 + 4 and 4 + 5 ms
-    assert times(cluster, Prefilled) == {(i, 0): exactly(s) for i, s in enumerate(prefilled)}
+    # The second one arrives when the first one's step has begun: 2 + 9.5 + 4.5125 and 4.2 ms.
+    first, second = 0.0160125, 0.0160125 + 0.0042
+    # Alone the moves would take 4 + 9.5 and 4 + 2 ms. When the second one has waited its 4 ms, the
+    # first one has had its port alone for 4.2: they share it for twice the second one's 2.
+    moved = (first + 0.004 + 0.0095 + 0.002, second + 0.004 + 2 * 0.002)
+    assert times(cluster, Prefilled) == {(0, 0): exactly(first), (1, 0): exactly(second)}
     assert times(cluster, KvMoved) == {(i, 0): exactly(s) for i, s in enumerate(moved)}
+    seconds = {e.conversation: e.seconds for e in cluster.ledger if isinstance(e, KvMoved)}
+    assert seconds == {0: exactly(0.0155), 1: exactly(0.008)}
 
 
 def test_a_prompt_without_room_at_its_decoder_waits_and_others_overtake_it() -> None:
@@ -326,14 +342,30 @@ def test_kv_that_was_moved_waits_for_a_place_in_the_batch() -> None:
     assert times(cluster, FirstToken)[1, 0] == exactly(first_ended + 0.0102)
 
 
-def test_moves_from_two_engines_do_not_meet() -> None:
+def test_moves_between_different_engines_do_not_meet() -> None:
     cluster = play(
-        cluster_of(engine(Role.PREFILL, count=2), engine(Role.DECODE)),
+        cluster_of(engine(Role.PREFILL, count=2), engine(Role.DECODE, count=2)),
         NO_RESERVATION,
         [conversation(0.0, (40, 40, 1, 0.0)), conversation(0.001, (40, 40, 1, 0.0))],
-        [Placement(0, 2), Placement(1, 2)],
+        [Placement(0, 2), Placement(1, 3)],
     )
     assert times(cluster, KvMoved) == {(0, 0): exactly(0.0148), (1, 0): exactly(0.0158)}
+
+
+def test_the_nodes_of_two_engines_decide_which_wires_connect_them() -> None:
+    cluster = play(
+        cluster_of(
+            engine(Role.PREFILL),
+            engine(Role.DECODE, node=1),
+            engine(Role.DECODE),
+            network=replace(NETWORK, cross_node=LinkSpec(7.0, 1.0, 1.0)),
+        ),
+        NO_RESERVATION,
+        [conversation(0.0, (40, 40, 1, 0.0)), conversation(1.0, (40, 40, 1, 0.0))],
+        [FROM_0_TO_1, Placement(0, 2)],
+    )
+    seconds = {e.conversation: e.seconds for e in cluster.ledger if isinstance(e, KvMoved)}
+    assert seconds == {0: exactly(0.007 + 0.040), 1: exactly(0.004 + 0.004)}
 
 
 def moves(cluster: Cluster) -> list[tuple[int, int, int, int, int]]:
@@ -342,7 +374,13 @@ def moves(cluster: Cluster) -> list[tuple[int, int, int, int, int]]:
 
 
 def move_s(tokens: int) -> float:
-    return 0.001 if tokens <= 20 else 0.004 + 1e-4 * tokens
+    """Return the time of a lone move of what a prefill has hidden half of."""
+    return 0.004 + 1e-4 * tokens
+
+
+def pull_s(tokens: int) -> float:
+    """Return the time of a lone move that nothing hides."""
+    return 0.004 + 2e-4 * tokens
 
 
 def test_an_offloaded_turn_pulls_what_the_prefill_engine_lacks_and_sends_what_is_new() -> None:
@@ -365,7 +403,7 @@ def test_an_offloaded_turn_pulls_what_the_prefill_engine_lacks_and_sends_what_is
     plan = conversation(0.0, (40, 40, 60, 0.0), (200, 101, 1, 1.0))
     cluster = play(spec, NO_RESERVATION, [plan], [Placement(0, 1, 50.0)])
     assert moves(cluster) == [(0, 0, 0, 1, 40), (0, 1, 1, 0, 64), (0, 1, 0, 1, 104)]
-    pulled = times(cluster, TurnFinished)[0, 0] + 1.0 + move_s(64)
+    pulled = times(cluster, TurnFinished)[0, 0] + 1.0 + pull_s(64)
     computed = pulled + chunk_s(100, 96) + chunk_s(4, 196)
     assert times(cluster, Prefilled)[0, 1] == exactly(computed)
     assert times(cluster, FirstToken)[0, 1] == exactly(
@@ -388,8 +426,8 @@ def test_a_turn_that_is_placed_elsewhere_pulls_its_history() -> None:
     # has the 80 tokens of turn 0.
     assert moves(cluster) == [(0, 1, 0, 1, 80), (0, 2, 1, 2, 120), (0, 2, 2, 0, 80)]
     first = chunk_s(80, 0)
-    second = first + 1.0 + move_s(80) + chunk_s(40, 80)
-    third = second + 1.0 + move_s(120) + chunk_s(40, 120) + move_s(80) + decode_s(HARDWARE, 159, 1)
+    second = first + 1.0 + pull_s(80) + chunk_s(40, 80)
+    third = second + 1.0 + pull_s(120) + chunk_s(40, 120) + move_s(80) + decode_s(HARDWARE, 159, 1)
     assert list(times(cluster, TurnFinished).values()) == [
         exactly(first),
         exactly(second),

@@ -14,6 +14,7 @@ from dataclasses import replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_episodes import Episode, episodes
+from reference_network import Sent, arrivals
 
 from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.serving.cluster import Cluster
@@ -161,6 +162,31 @@ def test_kv_moves_are_those_that_the_placements_imply(episode: Episode) -> None:
             homes[event.conversation] = decode_at
     assert not any(moves.values())
     assert not prefilled
+
+
+@EXAMPLES
+@given(episodes())
+def test_moves_take_as_long_as_the_wires_that_they_share_let_them(episode: Episode) -> None:
+    ledger = episode.play().ledger
+    prefilled = {(e.conversation, e.turn): e for e in ledger if isinstance(e, Prefilled)}
+    sent = []
+    for event in (event for event in ledger if isinstance(event, KvMoved)):
+        # What a prefill engine sends home leaves as its prompt is done; history leaves before.
+        prompt = prefilled.get((event.conversation, event.turn))
+        is_history = prompt is None or prompt.time > event.time
+        began_s = event.time - event.seconds
+        if not is_history:
+            assert prompt is not None
+            assert event.seconds == event.time - prompt.time
+            began_s = prompt.time
+        move = Sent(began_s, event.source, event.target, event.tokens, hidden=not is_history)
+        sent.append((move, event.time))
+    sent.sort(key=lambda pair: pair[0].time)
+    spec = episode.spec
+    moves = [move for move, _ in sent]
+    due = arrivals(spec.network, spec.nodes, spec.kv_bytes_per_token, moves)
+    for (_, arrived_s), due_s in zip(sent, due, strict=True):
+        assert math.isclose(arrived_s, due_s, rel_tol=1e-9)
 
 
 @EXAMPLES

@@ -5,7 +5,16 @@ from __future__ import annotations
 import random
 
 import pytest
-from examples import HARDWARE, NO_RESERVATION, cluster_of, conversation, engine, play, times
+from examples import (
+    HARDWARE,
+    NETWORK,
+    NO_RESERVATION,
+    cluster_of,
+    conversation,
+    engine,
+    play,
+    times,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_episodes import hardware, turns
@@ -66,7 +75,7 @@ def test_latencies_are_those_of_a_simulated_lone_conversation(
                 kv_capacity_tokens=1600,
             ),
         ),
-        link=cluster_of(engine(Role.MIXED)).link,
+        network=NETWORK,
         mixed_token_budget=token_budget,
         standalone="example",
     )
