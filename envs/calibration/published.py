@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from conserve_gym.envs.calibration.steps import Steps
@@ -81,8 +80,3 @@ def requests(folder: Path) -> pd.DataFrame:
 def colocated_tbt(folder: Path) -> pd.DataFrame:
     """Return mean TBT (ms) by KV tokens an engine of A40 serving runs, in 20 s bins."""
     return pd.read_csv(folder / "a40_qwen3_0.6b_tbt_vs_kv_digitized.csv", comment="#")
-
-
-def memory_fits(steps: Steps, kv_tokens: int) -> np.ndarray:
-    """Return which steps read no more KV than a pool holds, shape (steps,)."""
-    return steps.kv_tokens <= kv_tokens
