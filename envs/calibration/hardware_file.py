@@ -38,6 +38,6 @@ def _rounded(value: Any, digits: int) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(item, digits) for key, item in value.items()}
     if isinstance(value, float):
-        rounded = float(f"{value:.{digits}g}")
+        rounded = float(f"{round(value, 6):.{digits}g}")  # a search may leave 1e-14 of nothing
         return int(rounded) if rounded.is_integer() else rounded
     return value
