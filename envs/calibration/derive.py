@@ -131,9 +131,16 @@ EFFICIENCIES = Efficiencies(
 )
 
 
-def scan_us(gpu: Gpu, model: Model) -> float:
-    """Return what a token of the longest context costs where one multiprocessor reads it."""
-    return 0.0 if gpu.splits_caches else SCAN_CYCLES * model.layers / (gpu.clock_ghz * 1e3)
+def scan_us(gpu: Gpu, model: Model, kv_us: float) -> float:
+    """Return what a token of the longest context costs.
+
+    Args:
+        gpu: Figures of the GPU.
+        model: Figures of the model.
+        kv_us: Cost of a KV token in a step of decodes, which is the pace of a GPU that reads a
+            cache with several multiprocessors.
+    """
+    return kv_us if gpu.splits_caches else SCAN_CYCLES * model.layers / (gpu.clock_ghz * 1e3)
 
 
 def laws(gpu: Gpu, model: Model, efficiencies: Efficiencies = EFFICIENCIES) -> Laws:
@@ -143,6 +150,7 @@ def laws(gpu: Gpu, model: Model, efficiencies: Efficiencies = EFFICIENCIES) -> L
     token_us = figures.gflop_per_token * 1e15 / (peak * efficiencies.matrices)
     weights_ms = figures.weights_gb * 1e3 / (gpu.gb_per_s * efficiencies.weights)
     layers_ms = model.layers * efficiencies.layer_us * 1e-3
+    kv_us = figures.kv_bytes_per_token * 1e-3 / (gpu.gb_per_s * efficiencies.kv)
     return Laws(
         PrefillLaw(
             floor_ms=0.0,
@@ -150,14 +158,14 @@ def laws(gpu: Gpu, model: Model, efficiencies: Efficiencies = EFFICIENCIES) -> L
             weights_ms=weights_ms,
             token_us=token_us,
             attention_ns=figures.kflop_per_attended_token * 1e12 / (peak * efficiencies.attention),
-            scan_us=scan_us(gpu, model),
+            scan_us=scan_us(gpu, model, kv_us),
         ),
         DecodeLaw(
             floor_ms=0.0,
             floor_sequence_us=0.0,
             base_ms=layers_ms + weights_ms,
             sequence_us=token_us * efficiencies.sequence,
-            kv_us=figures.kv_bytes_per_token * 1e-3 / (gpu.gb_per_s * efficiencies.kv),
+            kv_us=kv_us,
         ),
         TILE,
     )
