@@ -13,6 +13,7 @@ from conserve_gym.envs.serving.door import Door
 from conserve_gym.envs.serving.engine import Engine
 from conserve_gym.envs.serving.link import Link
 from conserve_gym.envs.serving.request import Request
+from conserve_gym.envs.serving.timeline import Timeline
 from conserve_gym.envs.workloads.conversation import Conversation
 from conserve_gym.ledger import (
     ConversationEnded,
@@ -39,6 +40,7 @@ class Cluster:
         spec: What the cluster is made of.
         deployment: How the arm runs it.
         conversations: The workload, in order of arrival.
+        timeline: Where to write down what runs when; None writes nothing.
 
     Attributes:
         ledger: What a scheduler has seen happen.
@@ -50,7 +52,11 @@ class Cluster:
     """
 
     def __init__(
-        self, spec: ClusterSpec, deployment: Deployment, conversations: Sequence[Conversation]
+        self,
+        spec: ClusterSpec,
+        deployment: Deployment,
+        conversations: Sequence[Conversation],
+        timeline: Timeline | None = None,
     ) -> None:
         """Build the engines and let the first conversation come."""
         self.spec = spec
@@ -58,6 +64,7 @@ class Cluster:
         self.ledger = Ledger()
         self.fleet = spec.fleet(deployment)
         self._deployment = deployment
+        self._timeline = timeline
         self._check_room()
         self._clock = simpy.Environment()
         self.engines = [
@@ -69,8 +76,9 @@ class Cluster:
                 token_budget=engine.token_budget,
                 max_sequences=engine.max_sequences,
                 listener=self,
+                track=timeline.tracks[i] if timeline else None,
             )
-            for engine in spec.deployed(deployment)
+            for i, engine in enumerate(spec.deployed(deployment))
         ]
         self._links = [Link(spec.link) for _ in self.engines]
         self.observer = Observer(self.ledger, self.fleet, deployment)
@@ -197,6 +205,9 @@ class Cluster:
             )
         )
         seconds = self._links[source].send(self.now, request.input_tokens)
+        if self._timeline is not None:
+            target = self._placements[request.conversation].decode_at
+            self._timeline.tracks[source].send(self.now, seconds, request, target)
         moved = self._clock.timeout(seconds, value=(request, seconds))
         moved.callbacks.append(self._on_kv_moved)
 

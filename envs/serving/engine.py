@@ -19,6 +19,7 @@ from conserve_gym.envs.serving.kv_cache import KvCache
 from conserve_gym.envs.serving.power import StepEnergy
 from conserve_gym.envs.serving.request import EngineListener, Request
 from conserve_gym.envs.serving.step_time import DecodeRun, StepTime
+from conserve_gym.envs.serving.timeline import Phase, Track
 
 
 class Engine:
@@ -32,6 +33,7 @@ class Engine:
         token_budget: Tokens that a step may carry (``max_num_batched_tokens``).
         max_sequences: Turns that may run at once (``max_num_seqs``).
         listener: Who hears what happens.
+        track: Where to write down what runs when; None writes nothing.
 
     Attributes:
         kv: The KV pool.
@@ -50,6 +52,7 @@ class Engine:
         token_budget: int,
         max_sequences: int,
         listener: EngineListener,
+        track: Track | None = None,
     ) -> None:
         """Start idle and empty."""
         self._clock = clock
@@ -58,6 +61,7 @@ class Engine:
         self._token_budget = token_budget
         self._max_sequences = max_sequences
         self._listener = listener
+        self._track = track
         self.kv = KvCache(kv_capacity_tokens, block_tokens)
         self.steps = 0
         self.preemptions = 0
@@ -83,7 +87,7 @@ class Engine:
         self._chunks: list[Request] = []  # turns with prompt tokens in the step under way
         self._step_seconds = 0.0
         self._step_joules = 0.0
-        self._phase = "prefill"
+        self._phase: Phase = "prefill"
         self._run: DecodeRun | None = None
         self._run_steps = 0
         self._run_grown = 0  # steps of the run whose blocks are taken
@@ -111,6 +115,7 @@ class Engine:
             ungrown = self._blocks_for(self._run_grown, self._run_steps - self._run_grown)
             if ungrown > self.kv.available_blocks:
                 self._cut()  # the run was planned with the memory that is now taken
+        self._record_level()
         return True
 
     def deliver(self, request: Request) -> None:
@@ -127,6 +132,7 @@ class Engine:
         """Give back the KV of a prompt that was computed for another engine."""
         self._settle()
         self.kv.free(request.input_tokens)
+        self._record_level()
         self._listener.on_room_freed()
         if self._waiting:
             self._wake()
@@ -135,6 +141,7 @@ class Engine:
         """Give back the KV that an idle conversation still holds."""
         self._settle()
         self.kv.drop(conversation)
+        self._record_level()
 
     def energy_j(self) -> dict[str, float]:
         """Return the joules used up to now, by phase."""
@@ -207,6 +214,16 @@ class Engine:
         else:
             self._run = None
             self._step_end = None
+        if self._track is not None:
+            if self._step_end is not None:
+                phase = self._phase if chunks else "decode"
+                prompt_tokens = sum(request.chunk for request in chunks)
+                self._track.begin(now, phase, sequences, prompt_tokens)
+            self._record_level()
+
+    def _record_level(self) -> None:
+        if self._track is not None:
+            self._track.level(self._clock.now, self.kv.used_blocks)
 
     def _start_prefill_step(self, chunks: list[Request], sequences: int) -> None:
         prompt_tokens = context_tokens = 0
@@ -229,6 +246,8 @@ class Engine:
     def _on_step_end(self, event: simpy.Event) -> None:
         if event is not self._step_end:
             return  # the run was cut
+        if self._track is not None:
+            self._track.end(self._clock.now, 1 if self._run is None else self._run_steps)
         self._between_steps = True
         if self._run is not None:
             self._grow_run(self._run_steps)

@@ -106,6 +106,7 @@ class ReferenceEngine:
         token_budget: int,
         max_sequences: int,
         listener: EngineListener,
+        track: None = None,
     ) -> None:
         self.clock = clock
         self.hardware = hardware
