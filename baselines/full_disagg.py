@@ -19,7 +19,7 @@ class FullDisagg:
     def __init__(self) -> None:
         """Let every turn pass the door."""
         self.name = "full_disagg"
-        self.deployment = Deployment(decides_every_turn=True)
+        self.deployment = Deployment(decides_every_turn=True, prefix_caching=False)
 
     def reset(self, seed: int) -> None:
         """Keep no state."""

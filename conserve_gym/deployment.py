@@ -28,13 +28,15 @@ class Deployment:
     Attributes:
         all_mixed: Every engine prefills and decodes, whatever role the cluster gives it.
         reservation: How the door counts KV.
-        decides_every_turn: Every turn passes the door and keeps no KV cache between turns,
-            instead of pinning the conversation.
+        decides_every_turn: Every turn passes the door, instead of the conversation being pinned.
+        prefix_caching: KV stays on an engine after a turn, until it is evicted, and is reused by
+            the conversation's later turns.
     """
 
     all_mixed: bool = False
     reservation: Reservation = Reservation.PER_TURN
     decides_every_turn: bool = False
+    prefix_caching: bool = True
 
     def to_json(self) -> dict[str, bool | str]:
         """Return the deployment as plain values."""

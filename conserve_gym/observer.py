@@ -73,6 +73,7 @@ class Observer:
         self._cursor = 0
         self._fleet = fleet
         self._every_turn = deployment.decides_every_turn
+        self._prefix_caching = deployment.prefix_caching
         self._opens_at_once = deployment.reservation is Reservation.NONE
         self._capacity = np.array(fleet.kv_capacity_tokens, dtype=np.float64)
         self._decodes = np.array([role.decodes for role in fleet.roles])
@@ -273,8 +274,7 @@ class Observer:
         at = placement.prefill_at if offloaded else placement.decode_at
         conversation.dispatched_s = time
         conversation.prefilled_at = at
-        reuses_kv = not (offloaded or self._every_turn)
-        tokens = conversation.new_tokens if reuses_kv else conversation.prompt
+        tokens = conversation.new_tokens if self._prefix_caching else conversation.prompt
         self._engines[at].prompts[key] = (time, tokens)
         self._engines[at].prompt_tokens += tokens
 

@@ -15,8 +15,9 @@ class Placement(NamedTuple):
         prefill_at: Engine that prefills the first turn.
         decode_at: Engine that decodes every turn and keeps the conversation's KV cache.
         offload_above: Number of new tokens from which a *later* turn is prefilled at
-            ``prefill_at`` and its KV cache moved to ``decode_at``. Infinity: later turns stay
-            where they are decoded (ConServe); 0: every turn is disaggregated.
+            ``prefill_at``: what it lacks of the conversation's KV cache is moved there, and the
+            new KV to ``decode_at``. Infinity: later turns stay where they are decoded (ConServe);
+            0: every turn is disaggregated.
     """
 
     prefill_at: int

@@ -81,7 +81,7 @@ def figure(timeline: Timeline, began: float, ended: float, now: float, heading: 
     scale = axes.twinx()
     scale.set(
         ylim=(rows, 0),
-        ylabel="KV in use",
+        ylabel="KV held",
         yticks=[_above(row, share) for row in range(rows) for share in (0.0, 1.0)],
         yticklabels=["0", "100 %"] * rows,
     )
@@ -167,6 +167,6 @@ def _legend() -> list[Patch | Line2D]:
     return [
         *(Patch(color=color, label=phase) for phase, color in reversed(_PHASES.items())),
         Patch(color=_IDLE, label="idle"),
-        Line2D([], [], label="KV in use", **_KV),
+        Line2D([], [], label="KV held", **_KV),
         Line2D([], [], label="KV move", color=_MOVE, linewidth=0.8, marker=">", markersize=5),
     ]

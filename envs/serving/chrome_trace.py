@@ -1,26 +1,28 @@
 """A timeline as a Chrome trace, the JSON that ui.perfetto.dev and chrome://tracing open.
 
 Format: "Trace Event Format", Google, JSON object form. One process an engine, with a thread for
-its steps, one for the KV that it sends, one for the turns that it decodes, and a counter of KV
-blocks. An arrow leads from a move of KV to what its target was doing when it arrived.
+its steps, one for the turns that it decodes, as many for the KV that it sends as there were moves
+at once, and a counter of KV blocks. An arrow leads from a move of KV to what its target was doing
+when it arrived, or did next.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from conserve_gym.envs.serving.timeline import Timeline, Track
+from conserve_gym.envs.serving.timeline import Move, Timeline, Track
 from conserve_gym.files import whole
 from conserve_gym.ledger import Event, FirstToken, Ledger, Placed
 
 TraceEvent: TypeAlias = dict[str, Any]
 
-_STEPS, _KV_OUT, _TURNS = range(3)
-_THREADS = ("steps", "KV sent", "turns decoded here")
+_STEPS, _TURNS, _KV_SENT = range(3)  # threads; lanes of KV sent go on from the last
 
 
 def trace(timeline: Timeline, ledger: Ledger) -> list[TraceEvent]:
@@ -34,10 +36,14 @@ def trace(timeline: Timeline, ledger: Ledger) -> list[TraceEvent]:
     events: list[TraceEvent] = []
     arrows = 0
     for engine, track in enumerate(timeline.tracks):
-        names += _names(engine, track)
+        moves = sorted(track.moves, key=attrgetter("began"))
+        lanes = _lanes(moves)
+        names += _names(engine, track, max(lanes, default=0) + 1)
         events += _steps(engine, track)
-        events += _moves(engine, track, arrows)
-        arrows += len(track.moves)
+        for move, lane in zip(moves, lanes, strict=True):
+            place = _place(engine, _KV_SENT + lane)
+            events += _move(move, place, arrows, timeline.tracks[move.target])
+            arrows += 1
     events += _turns(ledger)
     # At one time, slices come before the arrows that end in them: sorting keeps their order.
     events.sort(key=lambda event: (event["ts"], event["ph"] in "sf"))
@@ -51,12 +57,13 @@ def save(path: Path, timeline: Timeline, ledger: Ledger) -> None:
         json.dump(document, file, separators=(",", ":"))
 
 
-def _names(engine: int, track: Track) -> Iterator[TraceEvent]:
+def _names(engine: int, track: Track, lanes: int) -> Iterator[TraceEvent]:
     name = f"engine {engine}: {track.engine.role}, {track.engine.hardware}"
     pid = _place(engine, _STEPS)["pid"]
     yield {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}}
     yield {"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": engine}}
-    for thread, says in enumerate(_THREADS):
+    more_lanes = (f"KV sent {lane}" for lane in range(2, lanes + 1))
+    for thread, says in enumerate(("steps", "turns decoded here", "KV sent", *more_lanes)):
         place = _place(engine, thread)
         yield {"ph": "M", "name": "thread_name", **place, "args": {"name": says}}
         yield {"ph": "M", "name": "thread_sort_index", **place, "args": {"sort_index": thread}}
@@ -72,21 +79,30 @@ def _steps(engine: int, track: Track) -> Iterator[TraceEvent]:
         yield {**counter, "ts": _microseconds(time), "args": {"used": blocks}}
 
 
-def _moves(engine: int, track: Track, arrows: int) -> Iterator[TraceEvent]:
-    place = _place(engine, _KV_OUT)
-    for arrow, move in enumerate(track.moves, start=arrows):
-        arguments = {
-            "turn": move.turn,
-            "tokens": move.tokens,
-            "to_engine": move.target,
-            "waited_ms": (move.began - move.sent) * 1e3,
-        }
-        name = f"conversation {move.conversation}"
-        slice_ = _slice(move.began, move.ended)
-        yield slice_ | {"name": name, "cat": "kv", **place, "args": arguments}
+def _lanes(moves: Sequence[Move]) -> list[int]:
+    """Return for each move, in order of beginning, the first lane that is free then."""
+    free_from: list[float] = []
+    lanes = []
+    for move in moves:
+        began = _microseconds(move.began)  # as written: slices of one thread may not overlap
+        lane = next((i for i, free in enumerate(free_from) if free <= began), len(free_from))
+        free_from[lane : lane + 1] = [_microseconds(move.ended)]
+        lanes.append(lane)
+    return lanes
+
+
+def _move(move: Move, place: TraceEvent, arrow: int, target: Track) -> Iterator[TraceEvent]:
+    arguments = {"turn": move.turn, "tokens": move.tokens, "to_engine": move.target}
+    name = f"conversation {move.conversation}"
+    slice_ = _slice(move.began, move.ended)
+    yield slice_ | {"name": name, "cat": "kv", **place, "args": arguments}
+    # An arrow ends in a slice. Nothing may run when KV arrives: its turn may find no place in the
+    # batch, because of turns whose own KV is still on its way.
+    following = bisect_right(target.spans, move.ended, key=attrgetter("ended"))
+    if following < len(target.spans):
+        arrives = _microseconds(max(move.ended, target.spans[following].began))
         both = {"name": "KV", "cat": "kv", "id": arrow}
         yield {"ph": "s", "ts": slice_["ts"], **both, **place}
-        arrives = _microseconds(move.ended)
         yield {"ph": "f", "bp": "e", "ts": arrives, **both, **_place(move.target, _STEPS)}
 
 
@@ -113,8 +129,10 @@ def _turns(events: Iterable[Event]) -> Iterator[TraceEvent]:
 
 def _place(engine: int, thread: int) -> TraceEvent:
     # From 1 on: Perfetto takes process 0 and thread 0 for the kernel's own.
-    pid = engine + 1
-    return {"pid": pid, "tid": 10 * pid + thread}
+    # Perfetto wants no thread of one process to have the number of another's: Cantor's pairing
+    # function gives every pair its own.
+    both = engine + thread
+    return {"pid": engine + 1, "tid": both * (both + 1) // 2 + thread + 1}
 
 
 def _slice(began: float, ended: float) -> TraceEvent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import simpy
 
@@ -11,9 +11,9 @@ from conserve_gym.deployment import Deployment
 from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
 from conserve_gym.envs.serving.door import Door
 from conserve_gym.envs.serving.engine import Engine
-from conserve_gym.envs.serving.link import Link
+from conserve_gym.envs.serving.network import Network
 from conserve_gym.envs.serving.request import Request
-from conserve_gym.envs.serving.timeline import Timeline
+from conserve_gym.envs.serving.timeline import Move, Timeline
 from conserve_gym.envs.workloads.conversation import Conversation
 from conserve_gym.ledger import (
     ConversationEnded,
@@ -31,8 +31,28 @@ from conserve_gym.observer import Observer
 from conserve_gym.placement import Placement
 
 
+class _KvCopy(NamedTuple):
+    """KV that is on its way between engines.
+
+    Attributes:
+        request: Whose prompt it belongs to.
+        source: Engine that holds it.
+        target: Engine that gets it.
+        tokens: How many tokens of it.
+        lent: Idle tokens that the source keeps from being evicted until it has arrived.
+        is_history: Whether the prompt needs it to be computed; else it is what was computed.
+    """
+
+    request: Request
+    source: int
+    target: int
+    tokens: int
+    lent: int
+    is_history: bool
+
+
 class Cluster:
-    """Engines, links and a door, from the first arrival to the last token.
+    """Engines, a network and a door, from the first arrival to the last token.
 
     ``advance`` runs until a conversation stands at the open door; ``place`` says where it goes.
 
@@ -75,16 +95,21 @@ class Cluster:
                 block_tokens=engine.block_tokens,
                 token_budget=engine.token_budget,
                 max_sequences=engine.max_sequences,
+                prefix_caching=deployment.prefix_caching,
                 listener=self,
                 track=timeline.tracks[i] if timeline else None,
             )
             for i, engine in enumerate(spec.deployed(deployment))
         ]
-        self._links = [Link(spec.link) for _ in self.engines]
+        self._network = Network(
+            self._clock, spec.network, spec.nodes, spec.kv_bytes_per_token, self._on_kv_moved
+        )
         self.observer = Observer(self.ledger, self.fleet, deployment)
         self._door = Door(self.fleet, deployment.reservation, self.observer)
         self._door_changed = False
         self._placements: dict[int, Placement] = {}
+        self._been_at: dict[int, list[int]] = {}  # conversation: engines, the last decoder last
+        self._at_decoder: dict[int, int] = {}  # conversation: prompt tokens that its decoder has
         self._without_room: set[int] = set()  # prefill engines with prompts that found no room
         self._arrived = 0
         self._ended = 0
@@ -167,33 +192,70 @@ class Cluster:
             self._door.enqueue(conversation, turn, input_tokens, plan.peak_tokens)
 
     def _dispatch(self, conversation: int, turn: int) -> None:
+        """Send a turn's prompt to the engine that computes it."""
         input_tokens, new_tokens, output_tokens, _ = self.conversations[conversation].turns[turn]
         placement = self._placements[conversation]
-        decoder = self.engines[placement.decode_at]
-        if placement.offloads(turn, new_tokens):
-            decoder.drop(conversation)
-            prompt = Request(conversation, turn, input_tokens, 0, 0)
-            self.engines[placement.prefill_at].submit(prompt)
-        else:
-            reusable_tokens = input_tokens - new_tokens
-            decoder.submit(
-                Request(conversation, turn, input_tokens, reusable_tokens, output_tokens)
+        offloaded = placement.offloads(turn, new_tokens)
+        at = placement.prefill_at if offloaded else placement.decode_at
+        reusable_tokens = input_tokens - new_tokens if self._deployment.prefix_caching else 0
+        been_at = self._been_at.setdefault(conversation, [])
+        for engine in been_at:
+            if engine != at:
+                self.engines[engine].forget(conversation, reusable_tokens)
+        home = been_at[-1] if been_at else at
+        for engine in (at, placement.decode_at):
+            if engine in been_at:
+                been_at.remove(engine)
+            been_at.append(engine)
+        self.engines[at].submit(
+            Request(
+                conversation,
+                turn,
+                input_tokens,
+                reusable_tokens,
+                0 if offloaded else output_tokens,
+                home if home != at and reusable_tokens else -1,
             )
+        )
 
     # --- what engines report ---
 
     def reserves(self, request: Request) -> bool:
         """Set memory aside where a prompt will be decoded, before it is computed elsewhere."""
-        placement = self._placements[request.conversation]
-        decoder = self.engines[placement.decode_at]
-        if decoder.reserve(request.conversation, request.input_tokens - 1):
-            return True
-        self._without_room.add(placement.prefill_at)
-        return False
+        conversation = request.conversation
+        placement = self._placements[conversation]
+        cached = self.engines[placement.decode_at].reserve(
+            conversation, request.input_tokens - 1, request.reusable_tokens
+        )
+        if cached is None:
+            self._without_room.add(placement.prefill_at)
+            return False
+        self._at_decoder[conversation] = cached
+        return True
+
+    def pulls(self, request: Request) -> bool:
+        """Copy what a prompt's engine lacks of the conversation's KV from where it was decoded."""
+        conversation, source = request.conversation, request.history_at
+        target, decode_at, _ = self._placements[conversation]
+        if request.output_tokens:
+            target = decode_at
+        kept_by_decoder = source == decode_at
+        if kept_by_decoder:
+            held = self._at_decoder[conversation]
+        else:
+            idle_tokens = self.engines[source].idle_tokens(conversation)
+            held = min(idle_tokens, request.reusable_tokens, request.input_tokens - 1)
+        tokens = held - request.computed
+        if tokens <= 0:
+            return False
+        lent = 0 if kept_by_decoder else self.engines[source].lend(conversation)
+        copy = _KvCopy(request, source, target, tokens, lent, is_history=True)
+        self._network.send(source, target, tokens, copy, hidden=False)
+        return True
 
     def on_prefilled(self, request: Request) -> None:
         """Send the KV of a prompt to the engine that decodes it."""
-        source = self._placements[request.conversation].prefill_at
+        source, target, _ = self._placements[request.conversation]
         self.ledger.append(
             Prefilled(
                 self.now,
@@ -204,21 +266,29 @@ class Cluster:
                 request.started_s - request.submitted_s,
             )
         )
-        seconds = self._links[source].send(self.now, request.input_tokens)
-        if self._timeline is not None:
-            target = self._placements[request.conversation].decode_at
-            self._timeline.tracks[source].send(self.now, seconds, request, target)
-        moved = self._clock.timeout(seconds, value=(request, seconds))
-        moved.callbacks.append(self._on_kv_moved)
+        target = self._placements[request.conversation].decode_at
+        tokens = request.input_tokens - self._at_decoder.pop(request.conversation)
+        copy = _KvCopy(request, source, target, tokens, lent=0, is_history=False)
+        self._network.send(source, target, tokens, copy)
 
-    def _on_kv_moved(self, event: simpy.Event) -> None:
-        prompt, seconds = cast(tuple[Request, float], event.value)
-        conversation, turn, tokens = prompt.conversation, prompt.turn, prompt.input_tokens
-        source, target, _ = self._placements[conversation]
-        self.ledger.append(KvMoved(self.now, conversation, turn, source, target, tokens, seconds))
-        output_tokens = self.conversations[conversation].turns[turn].output_tokens
-        self.engines[source].release(prompt)
-        self.engines[target].deliver(Request(conversation, turn, tokens, 0, output_tokens))
+    def _on_kv_moved(self, copy: _KvCopy, seconds: float) -> None:
+        request, source, target, tokens, lent, is_history = copy
+        conversation, turn = request.conversation, request.turn
+        now = self.now
+        self.ledger.append(KvMoved(now, conversation, turn, source, target, tokens, seconds))
+        if self._timeline is not None:
+            move = Move(conversation, turn, target, tokens, now - seconds, now)
+            self._timeline.tracks[source].moves.append(move)
+        if is_history:
+            if lent:
+                self.engines[source].take_back(conversation, lent)
+            self.engines[target].pulled(request, request.computed + tokens)
+        else:
+            output_tokens = self.conversations[conversation].turns[turn].output_tokens
+            self.engines[source].release(request)
+            self.engines[target].deliver(
+                Request(conversation, turn, request.input_tokens, 0, output_tokens)
+            )
 
     def on_first_token(self, request: Request) -> None:
         """Write the first token of a turn down."""
@@ -226,12 +296,8 @@ class Cluster:
         decode_at = self._placements[conversation].decode_at
         self.ledger.append(FirstToken(self.now, conversation, request.turn, decode_at))
 
-    def on_turn_finished(self, request: Request) -> bool:
-        """Write a turn down; the next one follows after its gap.
-
-        Returns:
-            Whether the engine keeps the conversation's KV.
-        """
+    def on_turn_finished(self, request: Request) -> None:
+        """Write a turn down; the next one follows after its gap."""
         conversation, turn = request.conversation, request.turn
         self.ledger.append(
             TurnFinished(
@@ -246,15 +312,13 @@ class Cluster:
         )
         self._door_changed = True
         turns = self.conversations[conversation].turns
-        every_turn = self._deployment.decides_every_turn
         last = turn + 1 == len(turns)
-        if last or every_turn:
+        if last or self._deployment.decides_every_turn:
             self._door.leave(conversation)
         if last:
             self.ledger.append(ConversationEnded(self.now, conversation, len(turns)))
             self._ended += 1
-            return False
-        return not every_turn
+            del self._been_at[conversation]
 
     def on_room_freed(self) -> None:
         """Let prefill engines look again, once what is under way now has settled."""

@@ -1,16 +1,17 @@
-"""What a cluster is made of: engines with roles and tiers, and the link between them."""
+"""What a cluster is made of: engines with roles and tiers, and the network between them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs.fields import STRICT
 from conserve_gym.envs.serving.hardware import Hardware
-from conserve_gym.envs.serving.link import LinkSpec
+from conserve_gym.envs.serving.network_spec import NetworkSpec
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet, Role
 
@@ -31,6 +32,7 @@ class EngineSpec:
         max_sequences: Turns that may run at once (``max_num_seqs``).
         kv_capacity_tokens: Size of the KV pool, in whole blocks.
         block_tokens: Tokens in a KV block.
+        node: Number of the node that they stand in.
     """
 
     role: Role
@@ -40,6 +42,7 @@ class EngineSpec:
     max_sequences: PositiveInt
     kv_capacity_tokens: PositiveInt
     block_tokens: PositiveInt
+    node: NonNegativeInt = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -50,19 +53,19 @@ class ClusterSpec:
         name: How it is called in tables.
         hardware: Tiers by name.
         engines: Groups of engines, in the order of their indices.
-        link: Law of KV moves between engines.
+        network: What carries KV between engines.
         mixed_token_budget: Token budget of every engine where an arm makes all of them mixed.
         standalone: Tier whose lone engine normalises latencies.
 
     Raises:
-        ValueError: A tier has no entry in ``hardware``, a pool is not made of whole blocks, or no
-            engine decodes.
+        ValueError: A tier has no entry in ``hardware``, a pool is not made of whole blocks, no
+            engine decodes, or the network does not fit the engines.
     """
 
     name: str
     hardware: dict[str, Hardware]
     engines: tuple[EngineSpec, ...]
-    link: LinkSpec
+    network: NetworkSpec
     mixed_token_budget: PositiveInt
     standalone: str
 
@@ -85,6 +88,31 @@ class ClusterSpec:
                 f"no engine decodes: engines have roles {roles}; at least one must be 'decode' "
                 "or 'mixed'"
             )
+        self._check_network()
+
+    def _check_network(self) -> None:
+        nodes = self.nodes
+        named: set[tuple[int, int]] = set()
+        for i, pair in enumerate(self.network.pairs):
+            key, ends = f"cluster.network.pairs.{i}", (pair.source, pair.target)
+            for end, engine in zip(("source", "target"), ends, strict=True):
+                if engine >= len(nodes):
+                    raise ValueError(f"{key}.{end}={engine} is none of the {len(nodes)} engines")
+            if pair.source == pair.target:
+                raise ValueError(f"{key}.target={pair.target} is the source too")
+            if ends in named:
+                raise ValueError(
+                    f"{key}: source={pair.source}, target={pair.target} is named twice"
+                )
+            named.add(ends)
+        for ends in permutations(range(len(nodes)), 2):
+            source, target = (nodes[end] for end in ends)
+            wires = "same_node" if source == target else "cross_node"
+            if ends not in named and getattr(self.network, wires) is None:
+                raise ValueError(
+                    f"cluster.network.{wires}=None, but engines {ends[0]} and {ends[1]} stand in "
+                    f"nodes {source} and {target}"
+                )
 
     def deployed(self, deployment: Deployment) -> list[EngineSpec]:
         """Return one entry an engine, with the roles that an arm gives them."""
@@ -103,6 +131,11 @@ class ClusterSpec:
             tuple(engine.role for engine in engines),
             tuple(engine.kv_capacity_tokens for engine in engines),
         )
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """Node of each engine."""
+        return tuple(group.node for group in self.engines for _ in range(group.count))
 
     @property
     def kv_bytes_per_token(self) -> float:

@@ -32,6 +32,7 @@ class Engine:
         block_tokens: Tokens in a KV block.
         token_budget: Tokens that a step may carry (``max_num_batched_tokens``).
         max_sequences: Turns that may run at once (``max_num_seqs``).
+        prefix_caching: Whether KV stays after a turn, until it is evicted, to be reused.
         listener: Who hears what happens.
         track: Where to write down what runs when; None writes nothing.
 
@@ -51,6 +52,7 @@ class Engine:
         block_tokens: int,
         token_budget: int,
         max_sequences: int,
+        prefix_caching: bool,
         listener: EngineListener,
         track: Track | None = None,
     ) -> None:
@@ -60,6 +62,7 @@ class Engine:
         self._energy = StepEnergy(hardware)
         self._token_budget = token_budget
         self._max_sequences = max_sequences
+        self._prefix_caching = prefix_caching
         self._listener = listener
         self._track = track
         self.kv = KvCache(kv_capacity_tokens, block_tokens)
@@ -105,18 +108,19 @@ class Engine:
         if self._waiting:
             self._wake()
 
-    def reserve(self, conversation: int, tokens: int) -> bool:
-        """Set memory aside for KV that will be moved here; returns False if there is none."""
+    def reserve(self, conversation: int, tokens: int, reusable_tokens: int) -> int | None:
+        """Set memory aside for a prompt whose KV will be moved here.
+
+        Returns:
+            Tokens of it that are here already, or None if there is no room.
+        """
         self._settle()
         if not self.kv.has_room_for(tokens):
-            return False
-        self.kv.activate(conversation, tokens, 0)
-        if self._run is not None and not self._between_steps:
-            ungrown = self._blocks_for(self._run_grown, self._run_steps - self._run_grown)
-            if ungrown > self.kv.available_blocks:
-                self._cut()  # the run was planned with the memory that is now taken
+            return None
+        cached = self.kv.activate(conversation, tokens, reusable_tokens)
+        self._cut_if_short()
         self._record_level()
-        return True
+        return cached
 
     def deliver(self, request: Request) -> None:
         """Hand over a turn whose KV was moved to the memory set aside for it.
@@ -129,19 +133,51 @@ class Engine:
         self._wake()
 
     def release(self, request: Request) -> None:
-        """Give back the KV of a prompt that was computed for another engine."""
+        """Let go of the KV of a prompt that was computed for another engine."""
         self._settle()
-        self.kv.free(request.input_tokens)
+        self._let_go(request.conversation, request.input_tokens)
         self._record_level()
         self._listener.on_room_freed()
         if self._waiting:
             self._wake()
 
-    def drop(self, conversation: int) -> None:
-        """Give back the KV that an idle conversation still holds."""
+    def idle_tokens(self, conversation: int) -> int:
+        """Return the tokens that an idle conversation holds."""
         self._settle()
-        self.kv.drop(conversation)
-        self._record_level()
+        return self.kv.idle_tokens(conversation)
+
+    def lend(self, conversation: int) -> int:
+        """Keep an idle conversation's KV while it is copied to another engine.
+
+        Returns:
+            The tokens that it holds; ``take_back`` ends the loan.
+        """
+        self._settle()
+        tokens = self.kv.hold(conversation)
+        self._cut_if_short()
+        return tokens
+
+    def take_back(self, conversation: int, tokens: int) -> None:
+        """Let KV that was lent be evicted again."""
+        self._settle()
+        self.kv.park(conversation, tokens)
+        self._listener.on_room_freed()
+        if self._waiting:
+            self._wake()
+
+    def pulled(self, request: Request, tokens: int) -> None:
+        """Go on with a prompt whose first ``tokens`` have been copied here."""
+        request.pulling = False
+        request.computed = tokens
+        self._prefilling.append(request)
+        self._wake()
+
+    def forget(self, conversation: int, valid_tokens: int) -> None:
+        """Give back what an idle conversation holds of a context that was rewritten."""
+        if self.kv.idle_tokens(conversation) > valid_tokens:
+            self._settle()
+            self.kv.trim(conversation, valid_tokens)
+            self._record_level()
 
     def energy_j(self) -> dict[str, float]:
         """Return the joules used up to now, by phase."""
@@ -179,6 +215,13 @@ class Engine:
         if steps < self._run_steps:
             self._run_steps = steps
             self._schedule(run.elapsed(steps) - elapsed)
+
+    def _cut_if_short(self) -> None:
+        """Cut a run that was planned with memory that has been taken since."""
+        if self._run is not None and not self._between_steps:
+            ungrown = self._blocks_for(self._run_grown, self._run_steps - self._run_grown)
+            if ungrown > self.kv.available_blocks:
+                self._cut()
 
     def _settle(self) -> None:
         """Bring the KV pool up to the step under way, so that others may touch it."""
@@ -226,16 +269,18 @@ class Engine:
             self._track.level(self._clock.now, self.kv.used_blocks)
 
     def _start_prefill_step(self, chunks: list[Request], sequences: int) -> None:
-        prompt_tokens = context_tokens = 0
+        prompt_tokens = context_tokens = longest_context = 0
         attended_tokens = 0.0
         for request in chunks:
             chunk, context = request.chunk, request.computed
             prompt_tokens += chunk
             context_tokens += context
+            if context > longest_context:
+                longest_context = context
             attended_tokens += chunk * (context + chunk / 2)
         kv_read = self._kv_read
         self._step_seconds = seconds = self._time.with_prefill(
-            prompt_tokens, attended_tokens, sequences, kv_read
+            prompt_tokens, attended_tokens, longest_context, sequences, kv_read
         )
         self._phase = "mixed" if sequences else "prefill"
         self._step_joules = self._energy.with_prefill(
@@ -288,6 +333,8 @@ class Engine:
                 passed_over.append(request)
                 continue
             self._admit(request)
+            if request.pulling:
+                continue
             request.chunk = min(request.to_compute - request.computed, budget)
             budget -= request.chunk
             chunks.append(request)
@@ -303,7 +350,10 @@ class Engine:
             request.started_s = self._clock.now
             request.cached_tokens = request.computed
         self._running[request] = None
-        self._prefilling.append(request)
+        if request.history_at >= 0 and self._listener.pulls(request):
+            request.pulling = True
+        else:
+            self._prefilling.append(request)
 
     def _end_chunk(self, request: Request) -> None:
         request.computed += request.chunk
@@ -363,10 +413,8 @@ class Engine:
 
     def _end_turn(self, request: Request, length: int) -> None:
         del self._running[request]
-        if self._listener.on_turn_finished(request):
-            self.kv.park(request.conversation, length)
-        else:
-            self.kv.free(length)
+        self._listener.on_turn_finished(request)
+        self._let_go(request.conversation, length)
         self._listener.on_room_freed()
         self._listener.after_turn(request)
 
@@ -398,14 +446,18 @@ class Engine:
             if blocks <= self.kv.available_blocks:
                 self.kv.grow(blocks)
                 return
-            # A prompt for another engine needs no more blocks and ends by itself.
-            self._preempt(next(r for r in reversed(self._running) if r.output_tokens))
+            # A prompt for another engine needs no more blocks and ends by itself, and blocks that
+            # are being written to cannot be taken.
+            self._preempt(
+                next(r for r in reversed(self._running) if r.output_tokens and not r.pulling)
+            )
 
     def _grow_run(self, steps: int) -> None:
         """Take the blocks that the run's first ``steps`` steps need."""
         if steps > self._run_grown:
             self.kv.grow(self._blocks_for(self._run_grown, steps - self._run_grown))
             self._run_grown = steps
+            self._record_level()
 
     def _plan_run(self) -> int:
         """Return how many decode steps can run before the batch or its memory changes."""
@@ -427,22 +479,33 @@ class Engine:
         return planned
 
     def _preempt(self, request: Request) -> None:
-        """Take a turn's KV; it waits at the head of the queue and is computed again."""
+        """Let a turn's KV be evicted; it waits at the head of the queue and computes it again."""
         del self._running[request]
         if request in self._prefilling:
             self._prefilling.remove(request)
-            self.kv.free(request.to_compute)
+            length = request.computed
+            self.kv.give_back(self.kv.blocks(request.to_compute) - self.kv.blocks(length))
         else:
             index = next(i for i, entry in enumerate(self._finish) if entry[2] is request)
             last_step = self._finish.pop(index)[0]
             heapq.heapify(self._finish)
             request.generated = request.output_tokens - (last_step - self._decode_steps)
-            self.kv.free(self._leave_decodes(request))
+            length = self._leave_decodes(request)
             if request in self._unseen:
                 self._unseen.remove(request)
+        self._let_go(request.conversation, length)
+        request.reusable_tokens = length if self._prefix_caching else 0
+        request.history_at = -1
         self.preemptions += 1
         self._waiting.appendleft(request)
         self._listener.on_room_freed()
+
+    def _let_go(self, conversation: int, tokens: int) -> None:
+        """Make a conversation's KV idle; without prefix caching it is given back."""
+        if self._prefix_caching and tokens:
+            self.kv.park(conversation, tokens)
+        else:
+            self.kv.give_back(self.kv.blocks(tokens))
 
     def _run_energy(self, elapsed: float) -> float:
         """Return the joules of a run up to ``elapsed``; the step under way counts pro rata."""

@@ -12,19 +12,32 @@ from conserve_gym.envs.fields import STRICT, NotNegative, Positive
 
 @dataclass(frozen=True, config=STRICT)
 class PrefillLaw:
-    """Step with prompt tokens only: max(floor, base + token n + attention n (context + n/2)).
+    """Step that holds prompt tokens: a smooth max of the floor and base + matrices + attention.
+
+    For n prompt tokens in chunks of n_i tokens after c_i cached ones, alone in the step:
+
+    - matrices = hypot(weights, token n): reading the weights or multiplying by them, whichever is
+      longer, and something of both where they are alike;
+    - attention = hypot(scan max c_i, attention sum n_i (c_i + n_i / 2)): one multiprocessor reads
+      a head's cache from end to end, or all of them compute, whichever is longer.
+
+    The smooth max of x and y is (x^8 + y^8)^(1/8).
 
     Attributes:
         floor_ms: Launch-bound shortest step.
         base_ms: Cost of a step that does not depend on its tokens.
+        weights_ms: Cost of reading the weights.
         token_us: Cost of a prompt token.
         attention_ns: Cost of one prompt token attending to one token of context.
+        scan_us: Cost of a token of the longest context, where a single multiprocessor reads it.
     """
 
-    floor_ms: Positive
+    floor_ms: NotNegative
     base_ms: NotNegative
+    weights_ms: NotNegative
     token_us: NotNegative
     attention_ns: NotNegative
+    scan_us: NotNegative
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -41,7 +54,7 @@ class DecodeLaw:
         kv_us: What each KV token read adds to it.
     """
 
-    floor_ms: Positive
+    floor_ms: NotNegative
     floor_sequence_us: NotNegative
     base_ms: NotNegative
     sequence_us: NotNegative
@@ -50,13 +63,33 @@ class DecodeLaw:
 
 @dataclass(frozen=True, config=STRICT)
 class MixedLaw:
-    """Step with prompt tokens and decodes: the prefill terms plus the decodes' at a penalty.
+    """What decodes add to a step that holds prompt tokens; neither the sum nor the max of both.
+
+    They go through the prompt's kernels: a decode's query fills a whole tile of queries, so that a
+    KV token read costs hypot(kv, tile attention) instead of kv, and a decode's cache is scanned by
+    one multiprocessor. With B decodes that read KV tokens the prefill law becomes
+    matrices = hypot(weights, token (n + B)), attention = hypot(scan max(c_i, KV / B),
+    attention sum n_i (c_i + n_i / 2) + hypot(kv, tile attention) KV), plus sequence B; and the
+    decodes' own floor holds.
 
     Attributes:
-        kv_factor: How many times more a KV token read costs than in a step of decodes only.
+        tile_queries: Queries in a tile.
     """
 
-    kv_factor: NotNegative
+    tile_queries: NotNegative
+
+
+@dataclass(frozen=True, config=STRICT)
+class EngineOverhead:
+    """What the inference engine adds to every step where the laws count GPU time alone.
+
+    Attributes:
+        step_ms: Scheduling, sampling, launching.
+        sequence_us: What each decoding sequence adds to it.
+    """
+
+    step_ms: NotNegative
+    sequence_us: NotNegative
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -97,29 +130,61 @@ class ModelFigures:
 
 
 @dataclass(frozen=True, config=STRICT)
+class GpuFigures:
+    """What the GPU can do at most; no step is faster.
+
+    Attributes:
+        peak_tflops: Dense matrix work in the model's number format.
+        gb_per_s: Memory bandwidth.
+        memory_gb: Size of the memory.
+    """
+
+    peak_tflops: Positive
+    gb_per_s: Positive
+    memory_gb: Positive
+
+
+@dataclass(frozen=True, config=STRICT)
 class Provenance:
     """Where the coefficients come from.
 
     Attributes:
         source: Who measured, on what, at which revision.
         date: Date of that revision.
+        derived: Whether nothing was measured, and the laws follow from public figures of the GPU
+            and the model. Results say so.
         holdout_error_pct: Mean absolute error on rows that were left out of the fit, in percent.
     """
 
     source: str
     date: str
+    derived: bool
     holdout_error_pct: dict[str, float]
 
 
 @dataclass(frozen=True, config=STRICT)
 class Hardware:
-    """One GPU with one model at one power cap."""
+    """One GPU with one model at one power cap.
+
+    Raises:
+        ValueError: A step could take no time.
+    """
 
     gpu: str
     model: str
     prefill: PrefillLaw
     decode: DecodeLaw
     mixed: MixedLaw
+    overhead: EngineOverhead
     power: PowerLaw
+    limits: GpuFigures
     figures: ModelFigures
     provenance: Provenance
+
+    def __post_init__(self) -> None:
+        """Check that every step takes time."""
+        prefill, decode, step_ms = self.prefill, self.decode, self.overhead.step_ms
+        if not step_ms + prefill.floor_ms + prefill.base_ms + prefill.weights_ms > 0.0:
+            raise ValueError("a prompt's step takes no time: floor_ms, base_ms, weights_ms are 0")
+        if not step_ms + decode.floor_ms + decode.base_ms > 0.0:
+            raise ValueError("a step of decodes takes no time: floor_ms and base_ms are 0")

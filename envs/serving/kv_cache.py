@@ -1,11 +1,15 @@
 """A block-granular KV pool: active conversations hold blocks, idle ones keep theirs until evicted.
 
 Tokens live in blocks of a fixed size. A conversation is *active* while a turn of it is on the
-engine and *idle* between turns. Idle conversations are evicted least recently used first, each
-from its tail, as vLLM frees cached blocks; what is left of a prefix can still be reused.
+engine, and *idle* between turns, after its last one, and while it waits preempted. Idle
+conversations are evicted least recently used first, each from its tail, as vLLM takes cached
+blocks from its queue of free ones; what is left of a prefix can still be reused. The engine is not
+told that a conversation has ended: its KV ages out.
 """
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 
 class KvCache:
@@ -18,7 +22,7 @@ class KvCache:
     Attributes:
         used_blocks: Blocks that are taken, by active and idle conversations.
         allocated_blocks: Blocks ever taken.
-        freed_blocks: Blocks ever given back; equals ``allocated_blocks`` once all have ended.
+        freed_blocks: Blocks ever given back; the rest of ``allocated_blocks`` is used.
         evicted_blocks: Of these, taken from idle conversations under pressure.
     """
 
@@ -30,7 +34,9 @@ class KvCache:
         self.allocated_blocks = 0
         self.freed_blocks = 0
         self.evicted_blocks = 0
-        self._idle: dict[int, int] = {}  # conversation: tokens; least recently used first
+        # Conversation: tokens; least recently used first. A plain dict would walk over the holes
+        # that evictions leave at its front.
+        self._idle: OrderedDict[int, int] = OrderedDict()
         self._idle_blocks = 0
 
     def blocks(self, tokens: int) -> int:
@@ -66,7 +72,7 @@ class KvCache:
         resident_blocks = self.blocks(resident)
         cached = max(min(resident, reusable_tokens, tokens - 1), 0) // self.block_tokens
         self._idle_blocks -= resident_blocks
-        self._free(resident_blocks - cached)
+        self.give_back(resident_blocks - cached)
         self._take(self.blocks(tokens) - cached)
         return cached * self.block_tokens
 
@@ -80,16 +86,24 @@ class KvCache:
         self._idle[conversation] = tokens
         self._idle_blocks += self.blocks(tokens)
 
-    def free(self, tokens: int) -> None:
-        """Give back the blocks of an active conversation that holds ``tokens``."""
-        self._free(self.blocks(tokens))
-
-    def drop(self, conversation: int) -> None:
-        """Give back what an idle conversation holds, if anything."""
+    def hold(self, conversation: int) -> int:
+        """Keep what an idle conversation holds from being evicted; returns its tokens."""
         tokens = self._idle.pop(conversation, 0)
-        blocks = self.blocks(tokens)
-        self._idle_blocks -= blocks
-        self._free(blocks)
+        self._idle_blocks -= self.blocks(tokens)
+        return tokens
+
+    def trim(self, conversation: int, tokens: int) -> None:
+        """Give back what an idle conversation holds beyond its first ``tokens``."""
+        held = self._idle.get(conversation, 0)
+        if held <= tokens:
+            return
+        given_back = self.blocks(held) - self.blocks(tokens)
+        if tokens:
+            self._idle[conversation] = tokens
+        else:
+            del self._idle[conversation]
+        self._idle_blocks -= given_back
+        self.give_back(given_back)
 
     def _take(self, blocks: int) -> None:
         self.used_blocks += blocks
@@ -108,8 +122,9 @@ class KvCache:
             self._idle[conversation] = (held - taken) * self.block_tokens
         self._idle_blocks -= taken
         self.evicted_blocks += taken
-        self._free(taken)
+        self.give_back(taken)
 
-    def _free(self, blocks: int) -> None:
+    def give_back(self, blocks: int) -> None:
+        """Give back blocks of an active conversation."""
         self.used_blocks -= blocks
         self.freed_blocks += blocks

@@ -57,7 +57,8 @@ class StandaloneEngine:
             computed = reusable // self._block_tokens * self._block_tokens
             while computed < input_tokens:
                 chunk = min(input_tokens - computed, self._token_budget)
-                clock += self._time.with_prefill(chunk, chunk * (computed + chunk / 2), 0, 0)
+                attended = chunk * (computed + chunk / 2)
+                clock += self._time.with_prefill(chunk, attended, computed, 0, 0)
                 computed += chunk
             first_token = clock
             if output_tokens > 1:

@@ -13,7 +13,6 @@ from operator import attrgetter
 from typing import Literal, NamedTuple, TypeAlias
 
 from conserve_gym.envs.serving.cluster_spec import EngineSpec
-from conserve_gym.envs.serving.request import Request
 
 Phase: TypeAlias = Literal["prefill", "mixed", "decode"]
 
@@ -39,23 +38,21 @@ class Span(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A turn's KV on its way out of an engine.
+    """KV that an engine sent: a prompt's to its decoder, or history to where a prompt needed it.
 
     Attributes:
         conversation: Identifier.
         turn: Index of the turn.
-        target: Engine that it goes to.
-        tokens: Length of the prompt.
-        sent: Seconds at which the prompt was computed.
-        began: Seconds at which the link was free for it.
-        ended: Seconds at which it arrives.
+        target: Engine that it went to.
+        tokens: How many tokens of it.
+        began: Seconds since the episode's start.
+        ended: The same, when it had arrived.
     """
 
     conversation: int
     turn: int
     target: int
     tokens: int
-    sent: float
     began: float
     ended: float
 
@@ -70,9 +67,10 @@ class Track:
         engine: What it is made of.
         capacity_blocks: Size of its KV pool.
         spans: Steps and runs in order; at most the last one is under way.
-        moves: KV that it sent, in order; the link takes one at a time.
-        level_times: Seconds at which the number of KV blocks in use changed.
-        levels: Blocks in use from then on; what a run of decode steps takes shows at its end.
+        moves: KV that it sent, in order of arrival; several may be on their way at once.
+        level_times: Seconds at which the number of KV blocks taken changed.
+        levels: Blocks taken from then on, also by idle conversations until they are evicted.
+            What a run of decode steps takes shows at its end, or when others touch the pool.
     """
 
     def __init__(self, engine: EngineSpec) -> None:
@@ -93,18 +91,12 @@ class Track:
         self.spans[-1] = self.spans[-1]._replace(ended=now, steps=steps)
 
     def level(self, now: float, blocks: int) -> None:
-        """Write down how many KV blocks are in use."""
+        """Write down how many KV blocks are taken."""
         if self.level_times[-1] == now:
             self.levels[-1] = blocks
         elif self.levels[-1] != blocks:
             self.level_times.append(now)
             self.levels.append(blocks)
-
-    def send(self, now: float, seconds: float, prompt: Request, target: int) -> None:
-        """Write down KV that is sent and arrives in ``seconds``, after what was sent before it."""
-        began = max(now, self.moves[-1].ended) if self.moves else now
-        conversation, turn, tokens = prompt.conversation, prompt.turn, prompt.input_tokens
-        self.moves.append(Move(conversation, turn, target, tokens, now, began, now + seconds))
 
     def spans_between(self, began: float, ended: float) -> list[Span]:
         """Return the spans that have a part in a time."""

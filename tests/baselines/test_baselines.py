@@ -106,7 +106,7 @@ def test_random_is_reproducible_and_touches_no_other_stream() -> None:
         ("colocate_oracle", Deployment(all_mixed=True, reservation=Reservation.ORACLE_PEAK)),
         ("conserve", Deployment()),
         ("conserve_oracle", Deployment(reservation=Reservation.ORACLE_PEAK)),
-        ("full_disagg", Deployment(decides_every_turn=True)),
+        ("full_disagg", Deployment(decides_every_turn=True, prefix_caching=False)),
         ("random", Deployment()),
     ],
 )

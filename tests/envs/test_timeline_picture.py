@@ -10,8 +10,7 @@ from matplotlib.colors import to_rgb
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs import timeline_picture
 from conserve_gym.envs.configuration import load_scenario
-from conserve_gym.envs.serving.request import Request
-from conserve_gym.envs.serving.timeline import Phase, Timeline
+from conserve_gym.envs.serving.timeline import Move, Phase, Timeline
 
 LEFT, TOP, COLUMNS, ROW, GAP = 112, 40, 960, 60, 15
 
@@ -93,8 +92,8 @@ def test_the_line_is_as_high_as_the_pool_is_full() -> None:
 
 def test_an_arrow_leads_to_the_row_of_its_target() -> None:
     timeline = empty()
-    timeline.tracks[0].send(15.0, 0.01, Request(0, 0, 100, 0, 0), target=2)
-    timeline.tracks[3].send(20.0, 0.01, Request(1, 0, 100, 0, 0), target=1)
+    timeline.tracks[0].moves.append(Move(0, 0, 2, 100, 15.0, 15.01))
+    timeline.tracks[3].moves.append(Move(1, 0, 1, 100, 20.0, 20.01))
     before = timeline_picture.frame(empty(), 30.0, "")
     frame = timeline_picture.frame(timeline, 30.0, "")
     changed = (frame != before).any(axis=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec, EngineSpec
 from conserve_gym.envs.serving.hardware import (
     DecodeLaw,
+    EngineOverhead,
+    GpuFigures,
     Hardware,
     MixedLaw,
     ModelFigures,
@@ -17,35 +20,47 @@ from conserve_gym.envs.serving.hardware import (
     PrefillLaw,
     Provenance,
 )
-from conserve_gym.envs.serving.link import LinkSpec
+from conserve_gym.envs.serving.network_spec import LinkSpec, NetworkSpec
 from conserve_gym.envs.serving.timeline import Timeline
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Role
 from conserve_gym.ledger import Event
 from conserve_gym.placement import Placement
 
-# A chunk of n prompt tokens after c cached ones: 2 ms + 0.1 ms n + 1 us n (c + n / 2), at least
-# 5 ms. A step of decodes: 3 ms + 1 ms a sequence + 50 us a KV token, at least 10 ms + 0.2 ms a
+# A chunk of n prompt tokens after c cached ones: 2 ms + 0.1 ms n + 1 us n (c + n / 2).
+# A step of decodes: 3 ms + 1 ms a sequence + 50 us a KV token, at least 10 ms + 0.2 ms a
 # sequence. Beside prompt tokens a KV token costs 100 us.
 HARDWARE = Hardware(
     gpu="example",
     model="example",
-    prefill=PrefillLaw(floor_ms=5.0, base_ms=2.0, token_us=100.0, attention_ns=1000.0),
+    prefill=PrefillLaw(
+        floor_ms=0.0,
+        base_ms=2.0,
+        weights_ms=0.0,
+        token_us=100.0,
+        attention_ns=1000.0,
+        scan_us=0.0,
+    ),
     decode=DecodeLaw(
         floor_ms=10.0, floor_sequence_us=200.0, base_ms=3.0, sequence_us=1000.0, kv_us=50.0
     ),
-    mixed=MixedLaw(kv_factor=2.0),
+    mixed=MixedLaw(tile_queries=math.sqrt(7500.0)),  # hypot(50, sqrt(7500)) = 100
+    overhead=EngineOverhead(step_ms=0.0, sequence_us=0.0),
     power=PowerLaw(idle_w=50.0, base_w=100.0, cap_w=250.0, joule_per_gb=0.5, joule_per_tflop=2.0),
+    limits=GpuFigures(peak_tflops=100.0, gb_per_s=1000.0, memory_gb=10.0),
     figures=ModelFigures(
         weights_gb=1.0,
         gflop_per_token=2.0,
         kflop_per_attended_token=500.0,
         kv_bytes_per_token=1e6,
     ),
-    provenance=Provenance(source="round numbers", date="2026-01-01", holdout_error_pct={}),
+    provenance=Provenance(
+        source="round numbers", date="2026-01-01", derived=False, holdout_error_pct={}
+    ),
 )
 
-LINK = LinkSpec(small_tokens=20, small_ms=1.0, base_ms=4.0, token_us=100.0)
+# With 1 MB a token, a move takes 4 ms + 0.1 ms a token, half of what the wire takes for it.
+NETWORK = NetworkSpec(same_node=LinkSpec(latency_ms=4.0, gb_per_s=5.0, exposed_share=0.5))
 
 NO_RESERVATION = Deployment(reservation=Reservation.NONE)
 
@@ -64,13 +79,13 @@ def engine(role: Role, **changes: Any) -> EngineSpec:
     return EngineSpec(**(values | changes))  # type: ignore[arg-type]
 
 
-def cluster_of(*engines: EngineSpec, link: LinkSpec = LINK) -> ClusterSpec:
+def cluster_of(*engines: EngineSpec, network: NetworkSpec = NETWORK) -> ClusterSpec:
     """Return a cluster of the example hardware."""
     return ClusterSpec(
         name="example",
         hardware={"example": HARDWARE},
         engines=engines,
-        link=link,
+        network=network,
         mixed_token_budget=100,
         standalone="example",
     )

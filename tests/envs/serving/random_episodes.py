@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import permutations
 from unittest.mock import patch
 
 from hypothesis import strategies as st
@@ -20,6 +21,8 @@ from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec, EngineSpec
 from conserve_gym.envs.serving.hardware import (
     DecodeLaw,
+    EngineOverhead,
+    GpuFigures,
     Hardware,
     MixedLaw,
     ModelFigures,
@@ -27,7 +30,7 @@ from conserve_gym.envs.serving.hardware import (
     PrefillLaw,
     Provenance,
 )
-from conserve_gym.envs.serving.link import LinkSpec
+from conserve_gym.envs.serving.network_spec import LinkSpec, NetworkSpec, PairSpec
 from conserve_gym.envs.serving.timeline import Timeline
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Role
@@ -109,8 +112,10 @@ def hardware(rng: random.Random, *, plain: bool = False) -> Hardware:
         prefill=PrefillLaw(
             floor_ms=between(5.0, 15.0),
             base_ms=between(1.0, 8.0),
+            weights_ms=or_zero(1.0, 10.0),
             token_us=between(50.0, 300.0),
             attention_ns=or_zero(10.0, 1000.0),
+            scan_us=or_zero(5.0, 100.0),
         ),
         decode=DecodeLaw(
             floor_ms=between(3.0, 12.0),
@@ -119,7 +124,8 @@ def hardware(rng: random.Random, *, plain: bool = False) -> Hardware:
             sequence_us=or_zero(1.0, 500.0),
             kv_us=or_zero(1.0, 40.0),
         ),
-        mixed=MixedLaw(kv_factor=between(0.5, 3.0)),
+        mixed=MixedLaw(tile_queries=or_zero(1.0, 100.0)),
+        overhead=EngineOverhead(step_ms=or_zero(0.1, 1.0), sequence_us=or_zero(1.0, 100.0)),
         power=PowerLaw(
             idle_w=idle_w,
             base_w=base_w,
@@ -127,23 +133,40 @@ def hardware(rng: random.Random, *, plain: bool = False) -> Hardware:
             joule_per_gb=between(0.05, 1.0),
             joule_per_tflop=or_zero(0.1, 4.0),
         ),
+        limits=GpuFigures(peak_tflops=100.0, gb_per_s=1000.0, memory_gb=10.0),
         figures=ModelFigures(
             weights_gb=between(0.1, 2.0),
             gflop_per_token=between(0.5, 5.0),
             kflop_per_attended_token=or_zero(50.0, 500.0),
             kv_bytes_per_token=10.0 ** between(4.0, 7.0),
         ),
-        provenance=Provenance(source="drawn", date="2026-01-01", holdout_error_pct={}),
+        provenance=Provenance(
+            source="drawn", date="2026-01-01", derived=False, holdout_error_pct={}
+        ),
     )
 
 
-def link(rng: random.Random) -> LinkSpec:
-    """Return a link on which a prompt of some hundred tokens takes some milliseconds."""
+def link(rng: random.Random, kv_bytes_per_token: float) -> LinkSpec:
+    """Return a link that adds milliseconds to a prompt, or so slow that moves meet on it."""
+    exposed_share = rng.choice((1.0, rng.uniform(0.05, 1.0)))
+    token_us = rng.choice((rng.uniform(1.0, 300.0), rng.uniform(300.0, 5000.0)))
     return LinkSpec(
-        small_tokens=rng.randrange(60),
-        small_ms=rng.uniform(0.1, 5.0),
-        base_ms=rng.uniform(0.1, 20.0),
-        token_us=rng.uniform(1.0, 300.0),
+        latency_ms=rng.uniform(0.1, 20.0),
+        gb_per_s=exposed_share * kv_bytes_per_token / token_us / 1e3,
+        exposed_share=exposed_share,
+    )
+
+
+@st.composite
+def networks(
+    draw: st.DrawFn, rng: random.Random, engines: int, kv_bytes_per_token: float
+) -> NetworkSpec:
+    """Draw wires of both kinds, and some of single pairs."""
+    pairs = [pair for pair in permutations(range(engines), 2) if draw(st.integers(0, 4)) == 4]
+    return NetworkSpec(
+        same_node=link(rng, kv_bytes_per_token),
+        cross_node=link(rng, kv_bytes_per_token),
+        pairs=tuple(PairSpec(*pair, link(rng, kv_bytes_per_token)) for pair in pairs),
     )
 
 
@@ -206,14 +229,16 @@ def episodes(draw: st.DrawFn, most_conversations: int = 8) -> Episode:
                 max_sequences=draw(st.sampled_from((1, 3, 1024, 1024, 1024, 1024))),
                 kv_capacity_tokens=-(-pool // block_tokens) * block_tokens,
                 block_tokens=block_tokens,
+                node=draw(st.integers(0, 1)),
             )
         )
     plain = draw(st.booleans(), label="coefficients of 0")
+    tiers = {f"tier {i}": hardware(rng, plain=plain) for i in range(len(engines))}
     spec = ClusterSpec(
         name="random",
-        hardware={f"tier {i}": hardware(rng, plain=plain) for i in range(len(engines))},
+        hardware=tiers,
         engines=tuple(engines),
-        link=link(rng),
+        network=draw(networks(rng, len(engines), tiers["tier 0"].figures.kv_bytes_per_token)),
         mixed_token_budget=draw(st.integers(8, 200)),
         standalone="tier 0",
     )
@@ -221,5 +246,6 @@ def episodes(draw: st.DrawFn, most_conversations: int = 8) -> Episode:
         all_mixed=draw(st.booleans()),
         reservation=draw(st.sampled_from((Reservation.NONE, *Reservation))),
         decides_every_turn=draw(st.booleans()),
+        prefix_caching=draw(st.sampled_from((True, True, False))),
     )
     return Episode(spec, deployment, conversations, draw(st.integers(0, 99)), draw(st.booleans()))

@@ -7,6 +7,7 @@ from the hardware's coefficients. Of the package it uses the request that the cl
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import simpy
@@ -26,6 +27,7 @@ class Sequence:
     needed: int = 0  # tokens whose KV must be there before the next token can be sampled
     decodes: bool = False
     first_token_out: bool = False
+    pulling: bool = False  # its old KV is on its way here
 
 
 class Pool:
@@ -81,6 +83,15 @@ class Pool:
             table.append(self.take())
         return table, whole * self.block_tokens
 
+    def trim(self, conversation: int, tokens: int) -> None:
+        table, resident = self.idle.get(conversation, ([], 0))
+        if resident > tokens:
+            whole = self.blocks(tokens)
+            self.give_back(table[whole:])
+            self.idle[conversation] = (table[:whole], tokens)
+            if not tokens:
+                del self.idle[conversation]
+
     def _evict_one(self) -> None:
         conversation = next(iter(self.idle))
         table, tokens = self.idle[conversation]
@@ -105,6 +116,7 @@ class ReferenceEngine:
         block_tokens: int,
         token_budget: int,
         max_sequences: int,
+        prefix_caching: bool,
         listener: EngineListener,
         track: None = None,
     ) -> None:
@@ -112,6 +124,7 @@ class ReferenceEngine:
         self.hardware = hardware
         self.token_budget = token_budget
         self.max_sequences = max_sequences
+        self.prefix_caching = prefix_caching
         self.listener = listener
         self.kv = Pool(kv_capacity_tokens, block_tokens)
         self.steps = 0
@@ -120,10 +133,12 @@ class ReferenceEngine:
 
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []  # in order of admission
-        self.batch: list[Sequence] = []  # of these, those that decode, in order of joining
+        self.prefilling: list[Sequence] = []  # of these, those that compute their prompt, likewise
+        self.batch: list[Sequence] = []  # and those that decode, in order of joining
         self.arrived: list[Request] = []
         self.set_aside: dict[int, list[int]] = {}  # tables for KV that is yet to be moved here
         self.sent_off: dict[int, list[int]] = {}  # tables of prompts computed for other engines
+        self.lent: dict[int, list[int]] = {}  # tables that are being copied to other engines
 
         self.steps_now = False
         self.deciding = False
@@ -143,11 +158,12 @@ class ReferenceEngine:
     def nudge(self) -> None:
         self._start_if_idle()
 
-    def reserve(self, conversation: int, tokens: int) -> bool:
+    def reserve(self, conversation: int, tokens: int, reusable_tokens: int) -> int | None:
         if self.kv.blocks(tokens) > self.kv.obtainable():
-            return False
-        self.set_aside[conversation], _ = self.kv.wake(conversation, tokens, 0)
-        return True
+            return None
+        table, cached = self.kv.wake(conversation, tokens, reusable_tokens)
+        self.set_aside[conversation] = table
+        return cached
 
     def deliver(self, request: Request) -> None:
         request.submitted_s = self.clock.now
@@ -155,13 +171,32 @@ class ReferenceEngine:
         self._start_if_idle()
 
     def release(self, request: Request) -> None:
-        self.kv.give_back(self.sent_off.pop(request.conversation))
+        table = self.sent_off.pop(request.conversation)
+        self._let_go(request.conversation, table, request.input_tokens)
         self.listener.on_room_freed()
         self._start_if_idle()
 
-    def drop(self, conversation: int) -> None:
-        table, _ = self.kv.idle.pop(conversation, ([], 0))
-        self.kv.give_back(table)
+    def idle_tokens(self, conversation: int) -> int:
+        return self.kv.idle.get(conversation, ([], 0))[1]
+
+    def lend(self, conversation: int) -> int:
+        self.lent[conversation], tokens = self.kv.idle.pop(conversation)
+        return tokens
+
+    def take_back(self, conversation: int, tokens: int) -> None:
+        self.kv.park(conversation, self.lent.pop(conversation), tokens)
+        self.listener.on_room_freed()
+        self._start_if_idle()
+
+    def pulled(self, request: Request, tokens: int) -> None:
+        sequence = next(s for s in self.running if s.request is request)
+        sequence.pulling = False
+        sequence.length = tokens
+        self.prefilling.append(sequence)
+        self._start_if_idle()
+
+    def forget(self, conversation: int, valid_tokens: int) -> None:
+        self.kv.trim(conversation, valid_tokens)
 
     def energy_j(self) -> dict[str, float]:
         joules = dict(self.joules)
@@ -191,8 +226,8 @@ class ReferenceEngine:
 
         tokens_left = self.token_budget - len(self.batch)
         self.chunks = []
-        for sequence in self.running:
-            if not sequence.decodes and tokens_left > 0:
+        for sequence in self.prefilling:
+            if tokens_left > 0:
                 chunk = min(sequence.needed - sequence.length, tokens_left)
                 tokens_left -= chunk
                 self.chunks.append((sequence, chunk))
@@ -232,9 +267,8 @@ class ReferenceEngine:
     def _admit(self) -> None:
         """Let waiting turns run while there is budget, memory and a place in the batch."""
         budget = self.token_budget - len(self.batch)
-        for sequence in self.running:
-            if not sequence.decodes:
-                budget -= sequence.needed - sequence.length
+        for sequence in self.prefilling:
+            budget -= sequence.needed - sequence.length
         for sequence in list(self.waiting):
             request = sequence.request
             needed = request.input_tokens + sequence.generated
@@ -254,10 +288,16 @@ class ReferenceEngine:
                 request.started_s = self.clock.now
                 request.cached_tokens = sequence.length
             self.running.append(sequence)
+            request.computed = sequence.length
+            if request.history_at >= 0 and self.listener.pulls(request):
+                sequence.pulling = True
+                continue
+            self.prefilling.append(sequence)
             budget -= needed - sequence.length
 
     def _end_prompt(self, sequence: Sequence) -> None:
         request = sequence.request
+        self.prefilling.remove(sequence)
         if request.output_tokens == 0:
             self.running.remove(sequence)
             self.sent_off[request.conversation] = sequence.table
@@ -284,11 +324,8 @@ class ReferenceEngine:
     def _end_turn(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         request = sequence.request
-        assert len(sequence.table) == self.kv.blocks(sequence.length)
-        if self.listener.on_turn_finished(request):
-            self.kv.park(request.conversation, sequence.table, sequence.length)
-        else:
-            self.kv.give_back(sequence.table)
+        self.listener.on_turn_finished(request)
+        self._let_go(request.conversation, sequence.table, sequence.length)
         self.listener.on_room_freed()
         self.listener.after_turn(request)
 
@@ -314,8 +351,9 @@ class ReferenceEngine:
             ]
             if len(full) <= self.kv.obtainable():
                 break
-            # A prompt for another engine takes no more blocks, and ends by itself.
-            own = [sequence for sequence in self.running if sequence.request.output_tokens]
+            # A prompt for another engine takes no more blocks, and ends by itself; and nobody takes
+            # blocks that are being written to.
+            own = [s for s in self.running if s.request.output_tokens and not s.pulling]
             self._preempt(own[-1])
             preempted = True
         for sequence in full:
@@ -327,12 +365,23 @@ class ReferenceEngine:
         self.running.remove(sequence)
         if sequence.decodes:
             self.batch.remove(sequence)
-        self.kv.give_back(sequence.table)
+        else:
+            self.prefilling.remove(sequence)
+        whole = self.kv.blocks(sequence.length)
+        self.kv.give_back(sequence.table[whole:])
+        self._let_go(sequence.request.conversation, sequence.table[:whole], sequence.length)
         sequence.table = []
         sequence.decodes = False
-        sequence.request.reusable_tokens = 0
+        sequence.request.reusable_tokens = sequence.length if self.prefix_caching else 0
+        sequence.request.history_at = -1
         self.waiting.insert(0, sequence)
         self.listener.on_room_freed()
+
+    def _let_go(self, conversation: int, table: list[int], tokens: int) -> None:
+        if self.prefix_caching and tokens:
+            self.kv.park(conversation, table, tokens)
+        else:
+            self.kv.give_back(table)
 
     # --- the laws of a step, from the coefficients ---
 
@@ -340,20 +389,31 @@ class ReferenceEngine:
         prefill, decode = self.hardware.prefill, self.hardware.decode
         sequences = len(self.batch)
         kv_tokens = sum(sequence.length for sequence in self.batch)
+        overhead = self.hardware.overhead
+        overhead_s = overhead.step_ms / 1e3 + overhead.sequence_us / 1e6 * sequences
         decode_floor_s = decode.floor_ms / 1e3 + decode.floor_sequence_us / 1e6 * sequences
         if not self.chunks:
             memory_s = decode.base_ms / 1e3 + decode.sequence_us / 1e6 * sequences
-            return max(decode_floor_s, memory_s + decode.kv_us / 1e6 * kv_tokens)
-        seconds = prefill.base_ms / 1e3
+            memory_s += decode.kv_us / 1e6 * kv_tokens
+            return overhead_s + max(decode_floor_s, memory_s)
+        tokens = sequences
+        attention_s = 0.0
+        scanned = kv_tokens / sequences if sequences else 0
         for sequence, chunk in self.chunks:
-            seconds += prefill.token_us / 1e6 * chunk
-            seconds += prefill.attention_ns / 1e9 * chunk * (sequence.length + chunk / 2)
-        floor_s = prefill.floor_ms / 1e3
+            tokens += chunk
+            attention_s += prefill.attention_ns / 1e9 * chunk * (sequence.length + chunk / 2)
+            scanned = max(scanned, sequence.length)
+        tile_us = self.hardware.mixed.tile_queries * prefill.attention_ns / 1e3
+        attention_s += math.sqrt(decode.kv_us**2 + tile_us**2) / 1e6 * kv_tokens
+        seconds = prefill.base_ms / 1e3 + decode.sequence_us / 1e6 * sequences
+        seconds += math.sqrt(
+            (prefill.weights_ms / 1e3) ** 2 + (prefill.token_us / 1e6 * tokens) ** 2
+        )
+        seconds += math.sqrt((prefill.scan_us / 1e6 * scanned) ** 2 + attention_s**2)
+        seconds = ((prefill.floor_ms / 1e3) ** 8 + seconds**8) ** 0.125
         if sequences:
-            seconds += decode.sequence_us / 1e6 * sequences
-            seconds += decode.kv_us / 1e6 * self.hardware.mixed.kv_factor * kv_tokens
-            floor_s = max(floor_s, decode_floor_s)
-        return max(floor_s, seconds)
+            seconds = max(seconds, decode_floor_s)
+        return overhead_s + seconds
 
     def _joules(self) -> float:
         power, figures = self.hardware.power, self.hardware.figures

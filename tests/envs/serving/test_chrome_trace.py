@@ -14,9 +14,9 @@ from random_episodes import Episode, episodes
 
 from conserve_gym.envs.serving import chrome_trace
 from conserve_gym.envs.serving.cluster import Cluster
-from conserve_gym.envs.serving.timeline import Timeline
+from conserve_gym.envs.serving.timeline import Move, Timeline
 from conserve_gym.fleet import Role
-from conserve_gym.ledger import FirstToken, KvMoved, Placed
+from conserve_gym.ledger import FirstToken, KvMoved, Ledger, Placed
 from conserve_gym.placement import Placement
 
 NEEDED = {
@@ -87,6 +87,16 @@ def test_a_trace_keeps_the_rules_and_leaves_nothing_out(episode: Episode) -> Non
     told = Counter(type(event) for event in cluster.ledger)
     drawn = Counter(event["ph"] for event in events)
     assert drawn["s"] == told[KvMoved]
+    sent = Counter(
+        (e["pid"] - 1, e["name"], *e["args"].values())
+        for e in events
+        if e.get("cat") == "kv" and "args" in e
+    )
+    assert sent == Counter(
+        (m.source, f"conversation {m.conversation}", m.turn, m.tokens, m.target)
+        for m in cluster.ledger
+        if isinstance(m, KvMoved)
+    )
     assert drawn["i"] == told[Placed] + told[FirstToken]
     for index, track in enumerate(timeline.tracks):
         steps = [e for e in events if e["pid"] == index + 1 and e.get("cat") == "step"]
@@ -96,6 +106,73 @@ def test_a_trace_keeps_the_rules_and_leaves_nothing_out(episode: Episode) -> Non
         )
         levels = [e for e in events if e["pid"] == index + 1 and e["ph"] == "C"]
         assert [event["args"]["used"] for event in levels] == track.levels
+
+
+def drawn_moves(*moves: tuple[float, float], now: float) -> list[dict[str, Any]]:
+    """Return the events of moves from engine 0 to 1, which runs for a second until ``now``."""
+    spec = cluster_of(engine(Role.PREFILL), engine(Role.DECODE))
+    timeline = Timeline(spec.deployed(NO_RESERVATION))
+    sender, target = timeline.tracks
+    sender.moves = [Move(i, 0, 1, 50, *move) for i, move in enumerate(moves)]
+    sender.moves.sort(key=lambda move: move.ended)
+    target.begin(now - 1.0, "decode", 1, 0)
+    target.end(now, 1)
+    events = chrome_trace.trace(timeline, Ledger())
+    check_rules(events)
+    return events
+
+
+def test_moves_at_once_are_on_threads_of_their_own() -> None:
+    #         0 #####
+    #         1  #          touches what follows on its thread
+    #         2   ##
+    #         3   #         meets 0 and 2
+    #         4      #      finds the first thread free again
+    times = [(0.0, 5.0), (1.0, 2.0), (2.0, 4.0), (2.0, 3.0), (5.0, 6.0)]
+    events = drawn_moves(*times, now=7.0)
+    threads = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert {
+        e["name"]: threads[e["tid"]] for e in events if e.get("cat") == "kv" and "dur" in e
+    } == {
+        "conversation 0": "KV sent",
+        "conversation 1": "KV sent 2",
+        "conversation 2": "KV sent 3",
+        "conversation 3": "KV sent 2",
+        "conversation 4": "KV sent",
+    }
+
+
+def test_an_arrow_waits_for_what_its_target_does_next() -> None:
+    # The target runs from 9 s to 10 s.
+    times = [(0.0, 5.0), (8.0, 9.5), (8.5, 10.0), (9.9, 11.0)]
+    arrows = [e for e in drawn_moves(*times, now=10.0) if e["ph"] in ("s", "f")]
+    assert [(e["ph"], e["id"], e["ts"]) for e in arrows] == [
+        ("s", 0, 0),
+        ("s", 1, 8_000_000),
+        ("f", 0, 9_000_000),
+        ("f", 1, 9_500_000),
+    ]
+
+
+def test_history_that_is_pulled_has_an_arrow_to_the_prompt_that_needs_it() -> None:
+    spec = cluster_of(engine(Role.PREFILL), engine(Role.DECODE))
+    timeline = Timeline(spec.deployed(NO_RESERVATION))
+    conversations = [conversation(1.0, (50, 50, 40, 0.0), (100, 10, 2, 1.0))]
+    cluster = play(spec, NO_RESERVATION, conversations, [Placement(0, 1, 0.0)], timeline)
+    events = chrome_trace.trace(timeline, cluster.ledger)
+    check_rules(events)
+    (pulled,) = [e for e in events if e["pid"] == 2 and e.get("cat") == "kv" and e["ph"] == "X"]
+    (leaves,) = [e for e in events if e["pid"] == 2 and e["ph"] == "s"]
+    (arrives,) = [e for e in events if e["ph"] == "f" and e["id"] == leaves["id"]]
+    assert leaves["ts"] == pulled["ts"]
+    assert (arrives["pid"], arrives["ts"]) == (1, pulled["ts"] + pulled["dur"])
+    prefills = [e["ts"] for e in events if e["name"] == "prefill"]
+    assert prefills == [1_000_000, arrives["ts"]]
+
+
+def test_numbers_of_threads_never_meet() -> None:
+    places = [chrome_trace._place(engine, thread) for engine in range(30) for thread in range(60)]
+    assert len({place["tid"] for place in places}) == len(places)
 
 
 def moved_once() -> tuple[Timeline, Cluster]:

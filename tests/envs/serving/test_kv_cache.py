@@ -21,7 +21,7 @@ def test_tokens_take_whole_blocks(tokens: int, blocks: int) -> None:
     assert kv.blocks(tokens) == blocks
     assert kv.activate(1, tokens, 0) == 0
     assert kv.used_blocks == blocks
-    kv.free(tokens)
+    kv.give_back(blocks)
     assert counts(kv) == (0, blocks, blocks, 0)
 
 
@@ -58,7 +58,7 @@ def test_a_conversation_reuses_whole_blocks_of_what_is_still_valid(
     assert kv.idle_tokens(1) == 0
     assert kv.used_blocks == kv.blocks(tokens)
     assert kv.freed_blocks == kv.blocks(parked) - cached // 16
-    kv.free(tokens)
+    kv.give_back(kv.blocks(tokens))
     assert kv.used_blocks == 0
 
 
@@ -89,15 +89,30 @@ def test_a_conversation_never_evicts_what_it_reuses() -> None:
     assert kv.evicted_blocks == 0
 
 
-def test_dropping_gives_back_what_is_idle() -> None:
+def test_trimming_gives_back_what_is_idle_beyond_a_length() -> None:
     kv = KvCache(160, 16)
     kv.activate(1, 100, 0)
     kv.park(1, 100)
-    kv.drop(1)
-    kv.drop(1)
-    kv.drop(2)
+    kv.trim(1, 100)
+    kv.trim(2, 0)
+    assert counts(kv) == (7, 7, 0, 0)
+    kv.trim(1, 40)
+    assert kv.idle_tokens(1) == 40
+    assert counts(kv) == (3, 7, 4, 0)
+    kv.trim(1, 0)
     assert counts(kv) == (0, 7, 7, 0)
     assert kv.available_blocks == 10
+
+
+def test_what_is_held_is_not_evicted() -> None:
+    kv = KvCache(160, 16)
+    kv.activate(1, 100, 0)
+    kv.park(1, 100)
+    assert kv.hold(1) == 100
+    assert kv.hold(2) == 0
+    assert not kv.has_room_for(49)
+    kv.park(1, 100)
+    assert kv.has_room_for(160)
 
 
 class PoolsAgree(RuleBasedStateMachine):
@@ -136,13 +151,21 @@ class PoolsAgree(RuleBasedStateMachine):
             self.kv.park(conversation, tokens)
             self.pool.park(conversation, table, tokens)
         else:
-            self.kv.free(tokens)
+            self.kv.give_back(self.kv.blocks(tokens))
             self.pool.give_back(table)
 
+    @rule(conversation=conversations, tokens=st.integers(0, 60))
+    def trim(self, conversation: int, tokens: int) -> None:
+        self.kv.trim(conversation, tokens)
+        self.pool.trim(conversation, tokens)
+
     @rule(conversation=conversations)
-    def drop(self, conversation: int) -> None:
-        self.kv.drop(conversation)
-        self.pool.give_back(self.pool.idle.pop(conversation, ([], 0))[0])
+    def hold(self, conversation: int) -> None:
+        tokens = self.kv.hold(conversation)
+        table, held = self.pool.idle.pop(conversation, ([], 0))
+        assert tokens == held
+        if tokens:
+            self.active[conversation], self.tables[conversation] = tokens, table
 
     @invariant()
     def agree(self) -> None:

@@ -28,14 +28,13 @@ class Counter:
     def reserves(self, request: Request) -> bool:
         raise AssertionError("no prompt is for another engine")
 
-    on_prefilled = reserves
+    on_prefilled = pulls = reserves
 
     def on_first_token(self, request: Request) -> None:
         pass
 
-    def on_turn_finished(self, request: Request) -> bool:
+    def on_turn_finished(self, request: Request) -> None:
         self.waits_s.append(request.started_s - request.submitted_s)
-        return False
 
     def on_room_freed(self) -> None:
         pass
@@ -53,6 +52,7 @@ def waits_s(arrivals_s: np.ndarray) -> np.ndarray:
         block_tokens=16,
         token_budget=TOKENS,
         max_sequences=1024,
+        prefix_caching=True,
         listener=counter,
     )
     for i, time in enumerate(arrivals_s):

@@ -5,7 +5,16 @@ from __future__ import annotations
 import random
 
 import pytest
-from examples import HARDWARE, NO_RESERVATION, cluster_of, conversation, engine, play, times
+from examples import (
+    HARDWARE,
+    NETWORK,
+    NO_RESERVATION,
+    cluster_of,
+    conversation,
+    engine,
+    play,
+    times,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_episodes import hardware, turns
@@ -20,9 +29,9 @@ from conserve_gym.placement import Placement
 
 def test_latencies_by_hand() -> None:
     lone = conversation(0.0, (80, 80, 3, 0.0), (190, 107, 2, 0.5))
-    # 80 tokens, two decodes at the floor, the gap, 100 tokens after 80 cached ones and 10 at the
-    # floor of a prefill; then a decode that reads 190.
-    first_token = 0.0132 + 2 * 0.0102 + 0.5 + (0.002 + 0.010 + 0.013) + 0.005
+    # 80 tokens, two decodes at the floor, the gap, 100 tokens after 80 cached ones and the last 10;
+    # then a decode that reads 190.
+    first_token = 0.0132 + 2 * 0.0102 + 0.5 + (0.002 + 0.010 + 0.013) + (0.002 + 0.001 + 0.00185)
     decode = 0.003 + 0.001 + 190 * 50e-6
     latencies = StandaloneEngine(HARDWARE, 100, 16).latencies(lone.turns)
     assert latencies == pytest.approx((first_token, decode, first_token + decode), rel=1e-12)
@@ -66,7 +75,7 @@ def test_latencies_are_those_of_a_simulated_lone_conversation(
                 kv_capacity_tokens=1600,
             ),
         ),
-        link=cluster_of(engine(Role.MIXED)).link,
+        network=NETWORK,
         mixed_token_budget=token_budget,
         standalone="example",
     )
