@@ -59,8 +59,11 @@ def evaluate(config: DictConfig) -> float:
     from conserve_gym.agents.policies import resolve
     from conserve_gym.agents.provenance import provenance, write_json
     from conserve_gym.envs.configuration import ConfigurationError, scenario
+    from conserve_gym.envs.serving.timeline import Timeline
     from conserve_gym.metrics import CLOCKS
 
+    if not isinstance(config.timeline, bool):
+        raise ConfigurationError(f"timeline={config.timeline!r} must be true or false")
     if config.clock not in CLOCKS:
         raise ConfigurationError(f"clock={config.clock!r} is none of {', '.join(CLOCKS)}")
     built = scenario(config)
@@ -75,16 +78,19 @@ def evaluate(config: DictConfig) -> float:
         raise ConfigurationError(f"output={folder}: {error.strerror}") from None
     cells = [(policy, seed) for policy in policies for seed in seeds]
     console = Console()
-    episodes = [
-        play(built, policy, seed)
-        for policy, seed in track(cells, "playing", console=console, transient=True)
-    ]
+    episodes, timelines = [], []
+    for policy, seed in track(cells, "playing", console=console, transient=True):
+        drawn = config.timeline and seed == seeds[0]
+        timeline = Timeline(built.cluster.deployed(policy.deployment)) if drawn else None
+        episodes.append(play(built, policy, seed, timeline))
+        if timeline is not None:
+            timelines += report.write_timeline(folder, episodes[-1], timeline)
     summary = report.summarise(episodes)
     written = report.write(folder, summary, episodes, built)
     settings = OmegaConf.to_container(config, resolve=True)
     write_json(folder / "evaluation.json", {"config": settings, **provenance()})
     console.print(report.table(summary, episodes, built, config.clock, _overrides()))
-    for path in (*written, folder / "evaluation.json"):
+    for path in (*written, folder / "evaluation.json", *timelines):
         console.print(str(path), soft_wrap=True)
     return summary[policies[-1].name]["slo_attainment_pct"].mean
 
@@ -109,7 +115,7 @@ def export(config: DictConfig) -> None:
 
 def _overrides() -> list[str]:
     """Return what was set on the command line, but for what the table shows anyway."""
-    shown = ("policies=", "seeds=", "output=", "clock=", "workload.path=")
+    shown = ("policies=", "seeds=", "output=", "clock=", "timeline=", "workload.path=")
     return [o for o in HydraConfig.get().overrides.task if not o.startswith(shown)]
 
 

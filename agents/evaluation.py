@@ -10,6 +10,7 @@ from conserve_gym.agents.runtime.scheduler import Scheduler
 from conserve_gym.envs.configuration import Scenario
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.standalone import StandaloneEngine
+from conserve_gym.envs.serving.timeline import Timeline
 from conserve_gym.envs.workloads.workload import draw_episode
 from conserve_gym.ledger import Ledger
 from conserve_gym.metrics import Normalised, RecordReader, summarise
@@ -37,11 +38,20 @@ class Episode:
     ledger: Ledger
 
 
-def play(scenario: Scenario, policy: Policy, seed: int) -> Episode:
-    """Play one episode; an environment that is reset with the same seed draws the same one."""
+def play(
+    scenario: Scenario, policy: Policy, seed: int, timeline: Timeline | None = None
+) -> Episode:
+    """Play one episode; an environment that is reset with the same seed draws the same one.
+
+    Args:
+        scenario: What it runs on.
+        policy: Who places the conversations.
+        seed: Seed of the workload and its arrivals.
+        timeline: Where to write down what runs when.
+    """
     conversations = draw_episode(scenario.workload, scenario.arrivals, np.random.default_rng(seed))
     policy.reset(seed)
-    cluster = Cluster(scenario.cluster, policy.deployment, conversations)
+    cluster = Cluster(scenario.cluster, policy.deployment, conversations, timeline)
     while cluster.advance():
         cluster.place(policy.decide(cluster.observe()))
     reader = RecordReader()

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,7 +15,10 @@ from rich.table import Table
 
 from conserve_gym.agents.evaluation import Episode
 from conserve_gym.agents.statistics import Estimate, estimate
+from conserve_gym.envs import timeline_picture
 from conserve_gym.envs.configuration import Scenario
+from conserve_gym.envs.serving import chrome_trace
+from conserve_gym.envs.serving.timeline import Timeline
 from conserve_gym.files import whole
 from conserve_gym.metrics import SLO_FACTOR, Clock
 
@@ -168,6 +172,19 @@ def write(
         _csv(partial, (*heads, *paired_heads), rows)
     with whole(paths[2]) as partial:
         figure(summary, episodes, scenario).savefig(partial, dpi=150, format="png")
+    return paths
+
+
+def write_timeline(folder: Path, episode: Episode, timeline: Timeline) -> list[Path]:
+    """Write what ran when as a Chrome trace and as a picture; each appears whole or not at all."""
+    name = f"timeline-{quote(episode.policy, safe='')}"  # policies may be called by their path
+    paths = [folder / f"{name}.json", folder / f"{name}.png"]
+    chrome_trace.save(paths[0], timeline, episode.ledger)
+    ended = max(event.time for event in episode.ledger)
+    heading = f"{episode.policy}, seed {episode.seed}"
+    with whole(paths[1]) as partial:
+        drawn = timeline_picture.figure(timeline, 0.0, ended, ended, heading)
+        drawn.savefig(partial, dpi=150, format="png")
     return paths
 
 

@@ -16,6 +16,7 @@ from conserve_gym.envs.configuration import ConfigurationError, Scenario, load_s
 from conserve_gym.envs.reward import reward_terms, weighted
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.standalone import Standalone, StandaloneEngine
+from conserve_gym.envs.serving.timeline import Timeline
 from conserve_gym.envs.workloads.workload import draw_episode
 from conserve_gym.metrics import ConversationRecord, RecordReader, summarise
 from conserve_gym.observation import FIELDS, FIELDS_OF, GROUPS, Observation, Scaler, split
@@ -37,8 +38,8 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
     """What the placement environments share; see ``ConversationPlacementEnv``."""
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it on the instance
-        "render_modes": ["ansi"],
-        "render_fps": 1,
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 4,  # a frame a decision: about three times as fast as the paper's arrivals
     }
     action_kind: ClassVar[str]
 
@@ -83,6 +84,7 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
         self.observation_space = cast(spaces.Space[ObservationDict], space)
         self.action_space = spaces.Discrete(len(self.actions.meanings))
         self._cluster: Cluster | None = None
+        self._timeline: Timeline | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -90,7 +92,10 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
         """Draw the episode's conversations and run to the first decision."""
         super().reset(seed=seed)
         episode = draw_episode(self.scenario.workload, self.scenario.arrivals, self.np_random)
-        self._cluster = Cluster(self.scenario.cluster, self.deployment, episode)
+        spec = self.scenario.cluster
+        if self.render_mode == "rgb_array":
+            self._timeline = Timeline(spec.deployed(self.deployment))
+        self._cluster = Cluster(spec, self.deployment, episode, self._timeline)
         self._reader = RecordReader()
         self._read = 0
         self._records: list[ConversationRecord] = []
@@ -141,9 +146,17 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
         """Return which actions find room now, shape (actions,)."""
         return self.actions.mask(self._observation)
 
-    def render(self) -> str | None:
-        """Return the cluster as text, as a policy sees it."""
-        return rendering.as_text(self._observation) if self.render_mode == "ansi" else None
+    def render(self) -> str | npt.NDArray[np.uint8] | None:
+        """Return the cluster as text, as a policy sees it, or what ran where as a picture."""
+        if self.render_mode == "ansi":
+            return rendering.as_text(self._observation)
+        if self.render_mode == "rgb_array":
+            from conserve_gym.envs import timeline_picture  # Matplotlib, only where it is needed
+
+            now = self.cluster.now
+            assert self._timeline is not None
+            return timeline_picture.frame(self._timeline, now, rendering.heading(self._observation))
+        return None
 
     @property
     def cluster(self) -> Cluster:
@@ -236,7 +249,8 @@ class ConversationPlacementEnv(PlacementEnv):
     |---|---|---|---|
     | `scenario` | `Scenario` or list of str | `()` | a built scenario, or overrides of
     `conf/scenario.yaml` as on a Hydra command line |
-    | `render_mode` | `"ansi"` or None | None | text picture of the cluster |
+    | `render_mode` | `"ansi"`, `"rgb_array"` or None | None | text picture of the cluster as a
+    policy sees it; or picture of the last 30 s: phases, KV and transfers of every engine |
 
     Raises `ConfigurationError` for a key or value that is not right, or a cluster in which
     nothing can be disaggregated.

@@ -7,14 +7,19 @@ from conserve_gym.observation import Observation
 _BAR = 20
 
 
-def as_text(observation: Observation) -> str:
-    """Return one line an engine: role, KV known to be held, turns and prompt tokens in flight."""
+def heading(observation: Observation) -> str:
+    """Return the time and who is at the door."""
     door = (
         f"conversation {observation.conversation} at the door"
         if observation.conversation >= 0
         else "nobody at the door"
     )
-    lines = [f"t = {observation.time:.3f} s, {door}"]
+    return f"t = {observation.time:.3f} s, {door}"
+
+
+def as_text(observation: Observation) -> str:
+    """Return one line an engine: role, KV known to be held, turns and prompt tokens in flight."""
+    lines = [heading(observation)]
     fields = zip(
         observation.fleet.roles,
         observation.engine_field("kv_known"),

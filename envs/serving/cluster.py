@@ -13,6 +13,7 @@ from conserve_gym.envs.serving.door import Door
 from conserve_gym.envs.serving.engine import Engine
 from conserve_gym.envs.serving.network import Network
 from conserve_gym.envs.serving.request import Request
+from conserve_gym.envs.serving.timeline import Move, Timeline
 from conserve_gym.envs.workloads.conversation import Conversation
 from conserve_gym.ledger import (
     ConversationEnded,
@@ -59,6 +60,7 @@ class Cluster:
         spec: What the cluster is made of.
         deployment: How the arm runs it.
         conversations: The workload, in order of arrival.
+        timeline: Where to write down what runs when; None writes nothing.
 
     Attributes:
         ledger: What a scheduler has seen happen.
@@ -70,7 +72,11 @@ class Cluster:
     """
 
     def __init__(
-        self, spec: ClusterSpec, deployment: Deployment, conversations: Sequence[Conversation]
+        self,
+        spec: ClusterSpec,
+        deployment: Deployment,
+        conversations: Sequence[Conversation],
+        timeline: Timeline | None = None,
     ) -> None:
         """Build the engines and let the first conversation come."""
         self.spec = spec
@@ -78,6 +84,7 @@ class Cluster:
         self.ledger = Ledger()
         self.fleet = spec.fleet(deployment)
         self._deployment = deployment
+        self._timeline = timeline
         self._check_room()
         self._clock = simpy.Environment()
         self.engines = [
@@ -90,8 +97,9 @@ class Cluster:
                 max_sequences=engine.max_sequences,
                 prefix_caching=deployment.prefix_caching,
                 listener=self,
+                track=timeline.tracks[i] if timeline else None,
             )
-            for engine in spec.deployed(deployment)
+            for i, engine in enumerate(spec.deployed(deployment))
         ]
         self._network = Network(
             self._clock, spec.network, spec.nodes, spec.kv_bytes_per_token, self._on_kv_moved
@@ -266,7 +274,11 @@ class Cluster:
     def _on_kv_moved(self, copy: _KvCopy, seconds: float) -> None:
         request, source, target, tokens, lent, is_history = copy
         conversation, turn = request.conversation, request.turn
-        self.ledger.append(KvMoved(self.now, conversation, turn, source, target, tokens, seconds))
+        now = self.now
+        self.ledger.append(KvMoved(now, conversation, turn, source, target, tokens, seconds))
+        if self._timeline is not None:
+            move = Move(conversation, turn, target, tokens, now - seconds, now)
+            self._timeline.tracks[source].moves.append(move)
         if is_history:
             if lent:
                 self.engines[source].take_back(conversation, lent)

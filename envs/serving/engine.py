@@ -19,6 +19,7 @@ from conserve_gym.envs.serving.kv_cache import KvCache
 from conserve_gym.envs.serving.power import StepEnergy
 from conserve_gym.envs.serving.request import EngineListener, Request
 from conserve_gym.envs.serving.step_time import DecodeRun, StepTime
+from conserve_gym.envs.serving.timeline import Phase, Track
 
 
 class Engine:
@@ -33,6 +34,7 @@ class Engine:
         max_sequences: Turns that may run at once (``max_num_seqs``).
         prefix_caching: Whether KV stays after a turn, until it is evicted, to be reused.
         listener: Who hears what happens.
+        track: Where to write down what runs when; None writes nothing.
 
     Attributes:
         kv: The KV pool.
@@ -52,6 +54,7 @@ class Engine:
         max_sequences: int,
         prefix_caching: bool,
         listener: EngineListener,
+        track: Track | None = None,
     ) -> None:
         """Start idle and empty."""
         self._clock = clock
@@ -61,6 +64,7 @@ class Engine:
         self._max_sequences = max_sequences
         self._prefix_caching = prefix_caching
         self._listener = listener
+        self._track = track
         self.kv = KvCache(kv_capacity_tokens, block_tokens)
         self.steps = 0
         self.preemptions = 0
@@ -86,7 +90,7 @@ class Engine:
         self._chunks: list[Request] = []  # turns with prompt tokens in the step under way
         self._step_seconds = 0.0
         self._step_joules = 0.0
-        self._phase = "prefill"
+        self._phase: Phase = "prefill"
         self._run: DecodeRun | None = None
         self._run_steps = 0
         self._run_grown = 0  # steps of the run whose blocks are taken
@@ -115,6 +119,7 @@ class Engine:
             return None
         cached = self.kv.activate(conversation, tokens, reusable_tokens)
         self._cut_if_short()
+        self._record_level()
         return cached
 
     def deliver(self, request: Request) -> None:
@@ -131,6 +136,7 @@ class Engine:
         """Let go of the KV of a prompt that was computed for another engine."""
         self._settle()
         self._let_go(request.conversation, request.input_tokens)
+        self._record_level()
         self._listener.on_room_freed()
         if self._waiting:
             self._wake()
@@ -171,6 +177,7 @@ class Engine:
         if self.kv.idle_tokens(conversation) > valid_tokens:
             self._settle()
             self.kv.trim(conversation, valid_tokens)
+            self._record_level()
 
     def energy_j(self) -> dict[str, float]:
         """Return the joules used up to now, by phase."""
@@ -250,6 +257,16 @@ class Engine:
         else:
             self._run = None
             self._step_end = None
+        if self._track is not None:
+            if self._step_end is not None:
+                phase = self._phase if chunks else "decode"
+                prompt_tokens = sum(request.chunk for request in chunks)
+                self._track.begin(now, phase, sequences, prompt_tokens)
+            self._record_level()
+
+    def _record_level(self) -> None:
+        if self._track is not None:
+            self._track.level(self._clock.now, self.kv.used_blocks)
 
     def _start_prefill_step(self, chunks: list[Request], sequences: int) -> None:
         prompt_tokens = context_tokens = longest_context = 0
@@ -274,6 +291,8 @@ class Engine:
     def _on_step_end(self, event: simpy.Event) -> None:
         if event is not self._step_end:
             return  # the run was cut
+        if self._track is not None:
+            self._track.end(self._clock.now, 1 if self._run is None else self._run_steps)
         self._between_steps = True
         if self._run is not None:
             self._grow_run(self._run_steps)
@@ -438,6 +457,7 @@ class Engine:
         if steps > self._run_grown:
             self.kv.grow(self._blocks_for(self._run_grown, steps - self._run_grown))
             self._run_grown = steps
+            self._record_level()
 
     def _plan_run(self) -> int:
         """Return how many decode steps can run before the batch or its memory changes."""

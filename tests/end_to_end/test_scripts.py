@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import signal
@@ -51,6 +52,7 @@ def test_train_export_evaluate(tmp_path: Path) -> None:
         "policies=[colocate,full_disagg,conserve,conserve_oracle,random,runs/tiny,runs/tiny/policy]",
         "seeds=2",
         "workload.conversations=16",
+        "timeline=true",
         "output=out",
         cwd=tmp_path,
     )
@@ -80,10 +82,19 @@ def test_train_export_evaluate(tmp_path: Path) -> None:
     assert by_policy["conserve"] == 1.0
     assert by_policy["full_disagg"] == 5.0
     assert (tmp_path / "out" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+    timelines = sorted(path.name for path in (tmp_path / "out").glob("timeline-*"))
+    assert len(timelines) == 2 * 7
+    assert {"timeline-conserve.json", "timeline-runs%2Ftiny%2Fpolicy.png"} <= set(timelines)
+    for name in timelines:
+        assert f"out/{name}" in evaluated.stdout
+    recorded = json.loads((tmp_path / "out" / "timeline-runs%2Ftiny.json").read_text())
+    placed = [e for e in recorded["traceEvents"] if e["name"].startswith("placed")]
+    assert len(placed) == 16
     assert rows(tmp_path / "out" / "summary.csv")[0].keys() >= {"mean", "ci95_low", "ci95_high"}
     assert not list(tmp_path.rglob("*.partial"))
     again = run("evaluate", "seeds=2", "workload.conversations=16", "output=again", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
+    assert not list((tmp_path / "again").glob("timeline-*"))
     first = {tuple(row.values()) for row in results if row["policy"] in ("colocate", "conserve")}
     assert first <= {tuple(row.values()) for row in rows(tmp_path / "again" / "results.csv")}
 
@@ -126,6 +137,7 @@ def test_a_killed_run_resumes_within_a_checkpoint_interval(tmp_path: Path) -> No
         ("evaluate", ["policies=[conserve,conserve]"], "none twice"),
         ("evaluate", ["cluster.engines.0.role=decode"], "cannot disaggregate"),
         ("evaluate", ["clock=sundial"], "clock='sundial'"),
+        ("evaluate", ["timeline=all"], "timeline='all'"),
         ("evaluate", ["cluster.engines.1.role=prefill"], "no engine decodes"),
         ("evaluate", ["cluster.engines.0.kv_capacity_tokens=8192"], "8192"),
         ("evaluate", ["workload=trace", "workload.path=broken.csv"], "line 3: output_tokens='0'"),

@@ -126,8 +126,8 @@ def test_the_contract_test_catches_each_leak(
         plans: dict[Observer, list[Conversation]] = {}
 
         class LeakyCluster(cluster_module.Cluster):
-            def __init__(self, spec, deployment, conversations) -> None:
-                super().__init__(spec, deployment, conversations)
+            def __init__(self, spec, deployment, conversations, timeline=None) -> None:
+                super().__init__(spec, deployment, conversations, timeline)
                 plans[self.observer] = conversations  # noqa: B023 - used within the iteration
 
         def leaky_observe(self: Observer, *args, **kwargs) -> Observation:

@@ -192,6 +192,40 @@ def test_render_shows_every_engine(identifier: str) -> None:
     assert text.count("KV [") == 4
 
 
+@pytest.mark.parametrize("identifier", IDS)
+def test_pictures_have_one_shape_and_show_what_happens(identifier: str) -> None:
+    env = gymnasium.make(identifier, scenario=SMALL, render_mode="rgb_array")
+    env.reset(seed=0)
+    frames = [env.render()]
+    terminated = False
+    while not terminated:
+        _, _, terminated, _, _ = env.step(np.int64(1))
+        frames.append(env.render())
+    assert {frame.shape for frame in frames} == {frames[0].shape}
+    assert {str(frame.dtype) for frame in frames} == {"uint8"}
+    assert len({frame.tobytes() for frame in frames}) == len(frames)
+
+
+def test_a_picture_changes_nothing_and_neither_does_a_copy() -> None:
+    plain = gymnasium.make(IDS[0], scenario=SMALL).unwrapped
+    drawn = gymnasium.make(IDS[0], scenario=SMALL, render_mode="rgb_array").unwrapped
+    for env in (plain, drawn):
+        env.reset(seed=0)
+        env.step(np.int64(1))
+    twin = copy.deepcopy(drawn)
+    assert (twin.render() == drawn.render()).all()
+    for _ in range(3):
+        plain.step(np.int64(1))
+        drawn.step(np.int64(1))
+        drawn.render()
+    assert not (twin.render() == drawn.render()).all()
+    for _ in range(3):
+        twin.step(np.int64(1))
+    assert (twin.render() == drawn.render()).all()
+    digests = {env.cluster.ledger.digest() for env in (plain, drawn, twin)}
+    assert len(digests) == 1
+
+
 @pytest.mark.parametrize(
     ("scenario", "says"),
     [

@@ -21,6 +21,7 @@ from conserve_gym.envs.serving.hardware import (
     Provenance,
 )
 from conserve_gym.envs.serving.network_spec import LinkSpec, NetworkSpec
+from conserve_gym.envs.serving.timeline import Timeline
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Role
 from conserve_gym.ledger import Event
@@ -100,9 +101,10 @@ def play(
     deployment: Deployment,
     conversations: Sequence[Conversation],
     placements: Sequence[Placement],
+    timeline: Timeline | None = None,
 ) -> Cluster:
     """Run conversations to their end, each with the placement of its number."""
-    cluster = Cluster(spec, deployment, conversations)
+    cluster = Cluster(spec, deployment, conversations, timeline)
     while cluster.advance():
         cluster.place(placements[cluster.observe().conversation])
     return cluster

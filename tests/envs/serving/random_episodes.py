@@ -31,6 +31,7 @@ from conserve_gym.envs.serving.hardware import (
     Provenance,
 )
 from conserve_gym.envs.serving.network_spec import LinkSpec, NetworkSpec, PairSpec
+from conserve_gym.envs.serving.timeline import Timeline
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Role
 from conserve_gym.observation import Observation
@@ -70,6 +71,7 @@ class Episode:
         engine: type | None = None,
         before: Callable[[Cluster], None] = lambda _: None,
         at_door: Callable[[Cluster], None] = lambda _: None,
+        timeline: Timeline | None = None,
     ) -> Cluster:
         """Run the episode to its end.
 
@@ -77,9 +79,10 @@ class Episode:
             engine: What to build the cluster of, if not of the package's engine.
             before: Called once the cluster stands.
             at_door: Called before every placement.
+            timeline: Where to write down what runs when.
         """
         with patch.object(cluster_module, "Engine", engine or cluster_module.Engine):
-            cluster = Cluster(self.spec, self.deployment, self.conversations)
+            cluster = Cluster(self.spec, self.deployment, self.conversations, timeline)
         before(cluster)
         while cluster.advance():
             at_door(cluster)

@@ -118,6 +118,7 @@ class ReferenceEngine:
         max_sequences: int,
         prefix_caching: bool,
         listener: EngineListener,
+        track: None = None,
     ) -> None:
         self.clock = clock
         self.hardware = hardware
