@@ -76,7 +76,7 @@ def _steps(engine: int, track: Track) -> Iterator[TraceEvent]:
         yield _slice(began, ended) | {"name": phase, "cat": "step", **place, "args": arguments}
     counter = {"ph": "C", "name": f"KV blocks of {track.capacity_blocks}", "pid": place["pid"]}
     for time, blocks in zip(track.level_times, track.levels, strict=True):
-        yield {**counter, "ts": _microseconds(time), "args": {"used": blocks}}
+        yield {**counter, "ts": _microseconds(time), "args": {"held": blocks}}
 
 
 def _lanes(moves: Sequence[Move]) -> list[int]:

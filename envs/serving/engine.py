@@ -155,12 +155,14 @@ class Engine:
         self._settle()
         tokens = self.kv.hold(conversation)
         self._cut_if_short()
+        self._record_level()
         return tokens
 
     def take_back(self, conversation: int, tokens: int) -> None:
         """Let KV that was lent be evicted again."""
         self._settle()
         self.kv.park(conversation, tokens)
+        self._record_level()
         self._listener.on_room_freed()
         if self._waiting:
             self._wake()
@@ -266,7 +268,8 @@ class Engine:
 
     def _record_level(self) -> None:
         if self._track is not None:
-            self._track.level(self._clock.now, self.kv.used_blocks)
+            held = self.kv.capacity_blocks - self.kv.available_blocks
+            self._track.level(self._clock.now, held)
 
     def _start_prefill_step(self, chunks: list[Request], sequences: int) -> None:
         prompt_tokens = context_tokens = longest_context = 0

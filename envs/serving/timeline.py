@@ -69,7 +69,7 @@ class Track:
         spans: Steps and runs in order; at most the last one is under way.
         moves: KV that it sent, in order of arrival; several may be on their way at once.
         level_times: Seconds at which the number of KV blocks taken changed.
-        levels: Blocks taken from then on, also by idle conversations until they are evicted.
+        levels: Blocks held by turns from then on; idle ones, which can be evicted, do not count.
             What a run of decode steps takes shows at its end, or when others touch the pool.
     """
 

@@ -105,7 +105,7 @@ def test_a_trace_keeps_the_rules_and_leaves_nothing_out(episode: Episode) -> Non
             1e6 * sum(span.ended - span.began for span in track.spans)
         )
         levels = [e for e in events if e["pid"] == index + 1 and e["ph"] == "C"]
-        assert [event["args"]["used"] for event in levels] == track.levels
+        assert [event["args"]["held"] for event in levels] == track.levels
 
 
 def drawn_moves(*moves: tuple[float, float], now: float) -> list[dict[str, Any]]:

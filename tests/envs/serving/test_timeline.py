@@ -92,9 +92,9 @@ def test_kv_that_moves_at_once_is_in_order_of_arrival(caching: bool) -> None:
     assert [move.began for move in prefill.moves] == exactly(first, second, second)
     assert [move.ended for move in prefill.moves] == exactly(*arrive)
     assert prefill.moves_arrived(second, second + 0.009) == prefill.moves[1:2]
-    # What has been sent stays in the pool if it may be used again.
-    assert prefill.level_times == exactly(0.0, first, *(() if caching else arrive))
-    assert prefill.levels == ([2, 7] if caching else [2, 7, 5, 3, 0])
+    # What has been sent is not held any more, though it may stay in the pool.
+    assert prefill.level_times == exactly(0.0, first, *arrive)
+    assert prefill.levels == [2, 7, 5, 3, 0]
     assert unused.spans == unused.moves == decode.moves == []
     assert unused.levels == [0]
     # Set aside before the prompts are computed, for all but their last tokens.
@@ -122,8 +122,9 @@ def test_history_is_pulled_by_a_prefill_engine() -> None:
     assert pulled.ended - pulled.began == pytest.approx(0.0104, rel=1e-9)
     assert prefill.spans[1].began == pulled.ended
     assert prefill.spans[1].prompt_tokens == 20
-    assert prefill.levels[-1] == 7  # 100 tokens, there from the time at which they were asked for
-    assert prefill.level_times[-1] == pulled.began
+    # 100 tokens, from the time at which the pull begins until they have been sent.
+    assert prefill.levels[-2:] == [7, 0]
+    assert prefill.level_times[-2] == pulled.began
 
 
 def test_what_is_under_way_has_no_end() -> None:
@@ -167,25 +168,24 @@ def test_spans_are_the_steps_and_the_time_that_engines_were_busy(episode: Episod
 def test_levels_are_those_of_the_pool(episode: Episode) -> None:
     timeline = Timeline(episode.spec.deployed(episode.deployment))
     cluster = Cluster(episode.spec, episode.deployment, episode.conversations, timeline)
-    used: list[dict[float, int]] = [{} for _ in timeline.tracks]
+    held: list[dict[float, int]] = [{} for _ in timeline.tracks]
 
     def sample() -> None:
-        for track, one, samples in zip(timeline.tracks, cluster.engines, used, strict=True):
-            samples[cluster.now] = one.kv.used_blocks
-            assert track.levels[-1] == one.kv.used_blocks
+        for track, one, samples in zip(timeline.tracks, cluster.engines, held, strict=True):
+            samples[cluster.now] = one.kv.capacity_blocks - one.kv.available_blocks
+            assert track.levels[-1] == samples[cluster.now]
 
     after_every_event(cluster, sample)
     while cluster.advance():
         cluster.place(episode.choose(cluster.observe()))
         sample()
-    for track, samples in zip(timeline.tracks, used, strict=True):
+    for track, samples in zip(timeline.tracks, held, strict=True):
         assert track.level_times == sorted(set(track.level_times))
         assert max(track.levels) <= track.capacity_blocks
         assert samples == {
             now: track.levels[bisect_right(track.level_times, now) - 1] for now in samples
         }
-        if not episode.deployment.prefix_caching:
-            assert track.levels[-1] == 0
+        assert track.levels[-1] == 0
 
 
 @EXAMPLES
