@@ -1,4 +1,4 @@
-"""The commands: train, evaluate, export. Configuration is Hydra's; see ``--help`` of each."""
+"""The commands. Configuration is Hydra's; see ``--help`` of each."""
 
 from __future__ import annotations
 
@@ -71,11 +71,7 @@ def evaluate(config: DictConfig) -> float:
     names = _policy_names(config.policies)
     policies = [resolve(name, built.cluster) for name in names]
     _name_apart(policies, names)
-    folder = Path(config.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"output={folder}: {error.strerror}") from None
+    folder = _folder(config.output)
     cells = [(policy, seed) for policy in policies for seed in seeds]
     console = Console()
     episodes, timelines = [], []
@@ -111,6 +107,49 @@ def export(config: DictConfig) -> None:
         "golden vectors verified without torch)",
         soft_wrap=True,
     )
+
+
+@hydra.main(config_name="validate", **CONFIG)
+@_command
+def validate(config: DictConfig) -> None:
+    """Print the fidelity report and write ``fidelity.csv``; exits with 1 if a limit is broken."""
+    from conserve_gym.agents import fidelity
+
+    folder = _folder(config.output)
+    measurements, traces = (
+        path if path.is_dir() else None for path in (Path(config.measurements), Path(config.traces))
+    )
+    console = Console()
+    groups = list(fidelity.groups(measurements, traces))
+    checks: list[fidelity.Check] = []
+    not_checked = list(fidelity.NOT_CHECKED)
+    for name, run, missing in track(groups, "checking", console=console, transient=True):
+        if run is None:
+            not_checked.append((name, missing))
+        else:
+            checks += run()
+    console.print(fidelity.table(checks))
+    for name, reason in not_checked:
+        console.print(f"not checked: {name}: {reason}")
+    broken = [check for check in checks if not check.holds]
+    console.print(f"{len(checks) - len(broken)} of {len(checks)} checks hold")
+    path = folder / "fidelity.csv"
+    fidelity.write(path, checks)
+    console.print(str(path), soft_wrap=True)
+    if broken:
+        sys.exit(1)
+
+
+def _folder(output: str) -> Path:
+    """Return a folder to write to."""
+    from conserve_gym.envs.configuration import ConfigurationError
+
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"output={folder}: {error.strerror}") from None
+    return folder
 
 
 def _overrides() -> list[str]:
