@@ -9,11 +9,11 @@ result is that of stepping one by one.
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 
 import simpy
 
+from conserve_gym.envs.serving.decode_batch import DecodeBatch
 from conserve_gym.envs.serving.hardware import Hardware
 from conserve_gym.envs.serving.kv_cache import KvCache
 from conserve_gym.envs.serving.power import StepEnergy
@@ -76,13 +76,7 @@ class Engine:
         self._kv_arrived: deque[Request] = deque()  # join the batch when it has a place
         self._unseen: list[Request] = []  # decoding, first token not out yet
 
-        # Decoding sequences all gain one token a step, so counters stand for the whole batch:
-        # a sequence's length is its shift plus the count of decode steps.
-        self._decode_steps = 0
-        self._finish: list[tuple[int, int, Request]] = []  # heap of (last step, tie-break, turn)
-        self._ties = 0
-        self._kv_read = 0  # sum of the sequences' lengths
-        self._by_phase = [0] * block_tokens  # sequences by shift modulo block
+        self._batch = DecodeBatch(block_tokens)
 
         self._step_end: simpy.Event | None = None  # None: idle, or between two steps
         self._between_steps = False
@@ -221,7 +215,7 @@ class Engine:
     def _cut_if_short(self) -> None:
         """Cut a run that was planned with memory that has been taken since."""
         if self._run is not None and not self._between_steps:
-            ungrown = self._blocks_for(self._run_grown, self._run_steps - self._run_grown)
+            ungrown = self._batch.blocks_for(self._run_grown, self._run_steps - self._run_grown)
             if ungrown > self.kv.available_blocks:
                 self._cut()
 
@@ -247,12 +241,12 @@ class Engine:
             chunks = self._chunks = self._next_chunks()
         self._between_steps = False
         self._began_s = now
-        sequences = len(self._finish)
+        sequences = self._batch.sequences
         if chunks:
             self._run = None
             self._start_prefill_step(chunks, sequences)
         elif sequences:
-            self._run = run = self._time.decode_run(sequences, self._kv_read)
+            self._run = run = self._time.decode_run(sequences, self._batch.kv_tokens)
             self._run_grown = 1
             self._run_steps = self._plan_run()
             self._schedule(run.elapsed(self._run_steps))
@@ -281,7 +275,7 @@ class Engine:
             if context > longest_context:
                 longest_context = context
             attended_tokens += chunk * (context + chunk / 2)
-        kv_read = self._kv_read
+        kv_read = self._batch.kv_tokens
         self._step_seconds = seconds = self._time.with_prefill(
             prompt_tokens, attended_tokens, longest_context, sequences, kv_read
         )
@@ -300,12 +294,12 @@ class Engine:
         if self._run is not None:
             self._grow_run(self._run_steps)
             self.joules["decode"] += self._energy.of_run(
-                self._run, len(self._finish), self._kv_read, self._run_steps
+                self._run, self._batch.sequences, self._batch.kv_tokens, self._run_steps
             )
             self._end_decode_steps(self._run_steps)
         else:
             self.joules[self._phase] += self._step_joules
-            if self._finish:
+            if self._batch.sequences:
                 self._end_decode_steps(1)
             else:
                 self.steps += 1
@@ -317,7 +311,7 @@ class Engine:
 
     def _next_chunks(self) -> list[Request]:
         """Share the token budget out: to prompts that were begun, then to newly admitted ones."""
-        budget = self._token_budget - len(self._finish)
+        budget = self._token_budget - self._batch.sequences
         chunks: list[Request] = []
         for request in self._prefilling:
             if budget <= 0:
@@ -373,7 +367,7 @@ class Engine:
         if request.generated == request.output_tokens:
             self._end_turn(request, request.computed)
         else:
-            self._join_decodes(request, request.computed)
+            self._batch.join(request, request.computed)
 
     # --- turns that are prefilled elsewhere ---
 
@@ -384,35 +378,20 @@ class Engine:
             request.cached_tokens = request.input_tokens - 1
             self._running[request] = None
             self._unseen.append(request)
-            self._join_decodes(request, request.input_tokens - 1)
+            self._batch.join(request, request.input_tokens - 1)
 
     # --- decodes ---
 
-    def _join_decodes(self, request: Request, length: int) -> None:
-        request.shift = length - self._decode_steps
-        self._kv_read += length
-        self._by_phase[request.shift % self.kv.block_tokens] += 1
-        last_step = self._decode_steps + request.output_tokens - request.generated
-        self._ties += 1
-        heapq.heappush(self._finish, (last_step, self._ties, request))
-
-    def _leave_decodes(self, request: Request) -> int:
-        length = request.shift + self._decode_steps
-        self._kv_read -= length
-        self._by_phase[request.shift % self.kv.block_tokens] -= 1
-        return length
-
     def _end_decode_steps(self, steps: int) -> None:
         self.steps += steps
-        self._decode_steps += steps
-        self._kv_read += steps * len(self._finish)
+        batch = self._batch
+        batch.advance(steps)
         if self._unseen:
             for request in self._unseen:
                 self._listener.on_first_token(request)
             self._unseen.clear()
-        while self._finish and self._finish[0][0] <= self._decode_steps:
-            request = heapq.heappop(self._finish)[2]
-            self._end_turn(request, self._leave_decodes(request))
+        while (request := batch.pop_finished()) is not None:
+            self._end_turn(request, batch.length(request))
 
     def _end_turn(self, request: Request, length: int) -> None:
         del self._running[request]
@@ -423,19 +402,6 @@ class Engine:
 
     # --- KV blocks of decodes ---
 
-    def _blocks_for(self, first_step: int, steps: int) -> int:
-        """Return blocks that the batch needs for ``steps`` steps, ``first_step`` from now on.
-
-        A sequence takes a block when its length is a multiple of the block size.
-        """
-        size = self.kv.block_tokens
-        cycles, rest = divmod(steps, size)
-        blocks = cycles * len(self._finish)
-        start = self._decode_steps + first_step
-        for step in range(start, start + rest):
-            blocks += self._by_phase[-step % size]
-        return blocks
-
     def _grow_decodes(self) -> None:
         """Take the blocks that the next step needs; preempt the youngest turns if there are none.
 
@@ -445,7 +411,7 @@ class Engine:
         while True:
             if self._kv_arrived:
                 self._join_kv_arrived()
-            blocks = self._by_phase[-self._decode_steps % self.kv.block_tokens]
+            blocks = self._batch.blocks_for(0, 1)
             if blocks <= self.kv.available_blocks:
                 self.kv.grow(blocks)
                 return
@@ -458,28 +424,13 @@ class Engine:
     def _grow_run(self, steps: int) -> None:
         """Take the blocks that the run's first ``steps`` steps need."""
         if steps > self._run_grown:
-            self.kv.grow(self._blocks_for(self._run_grown, steps - self._run_grown))
+            self.kv.grow(self._batch.blocks_for(self._run_grown, steps - self._run_grown))
             self._run_grown = steps
             self._record_level()
 
     def _plan_run(self) -> int:
         """Return how many decode steps can run before the batch or its memory changes."""
-        if self._unseen:
-            return 1
-        steps = self._finish[0][0] - self._decode_steps
-        available = self.kv.available_blocks
-        size = self.kv.block_tokens
-        if (steps // size + 1) * len(self._finish) <= available:
-            return steps
-        cycles = min((steps - 1) // size, available // len(self._finish))
-        planned = 1 + cycles * size
-        left = available - cycles * len(self._finish)
-        while planned < steps:
-            left -= self._by_phase[-(self._decode_steps + planned) % size]
-            if left < 0:
-                break
-            planned += 1
-        return planned
+        return 1 if self._unseen else self._batch.steps_within(self.kv.available_blocks)
 
     def _preempt(self, request: Request) -> None:
         """Let a turn's KV be evicted; it waits at the head of the queue and computes it again."""
@@ -489,11 +440,8 @@ class Engine:
             length = request.computed
             self.kv.give_back(self.kv.blocks(request.to_compute) - self.kv.blocks(length))
         else:
-            index = next(i for i, entry in enumerate(self._finish) if entry[2] is request)
-            last_step = self._finish.pop(index)[0]
-            heapq.heapify(self._finish)
-            request.generated = request.output_tokens - (last_step - self._decode_steps)
-            length = self._leave_decodes(request)
+            self._batch.remove(request)
+            length = self._batch.length(request)
             if request in self._unseen:
                 self._unseen.remove(request)
         self._let_go(request.conversation, length)
@@ -514,11 +462,11 @@ class Engine:
         """Return the joules of a run up to ``elapsed``; the step under way counts pro rata."""
         run = self._run
         assert run is not None
-        sequences = len(self._finish)
+        sequences = self._batch.sequences
         complete = min(run.steps_within(elapsed), self._run_steps)
-        joules = self._energy.of_run(run, sequences, self._kv_read, complete)
+        joules = self._energy.of_run(run, sequences, self._batch.kv_tokens, complete)
         if complete < self._run_steps:
             began, ends = run.elapsed(complete), run.elapsed(complete + 1)
-            step = self._energy.of_run(run, sequences, self._kv_read, complete + 1) - joules
+            step = self._energy.of_run(run, sequences, self._batch.kv_tokens, complete + 1) - joules
             joules += step * (elapsed - began) / (ends - began)
         return joules
