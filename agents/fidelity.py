@@ -327,13 +327,7 @@ def physics() -> Iterator[Check]:
                 for sequences in (0, 1, 16, 128) if prompt else (1, 16, 128):
                     for length in (1, 2048, 16_384) if sequences else (0,):
                         kv_tokens = sequences * length
-                        if prompt:
-                            attended = prompt * (context + prompt / 2)
-                            seconds = law.with_prefill(
-                                prompt, attended, context, sequences, kv_tokens
-                            )
-                        else:
-                            seconds = law.decode_run(sequences, kv_tokens).elapsed(1)
+                        seconds = law.step(prompt, context, sequences, kv_tokens)
                         fastest = fastest_step_s(hardware, prompt, context, sequences, kv_tokens)
                         least = min(least, seconds / fastest)
         yield Check(
@@ -349,7 +343,7 @@ def physics() -> Iterator[Check]:
 def queueing() -> Iterator[Check]:
     """Mean wait of prompts that are served one at a time, against Pollaczek and Khinchine."""
     hardware, tokens = tier("a40_qwen3_0.6b_300w"), 2048
-    service_s = StepTime(hardware).with_prefill(tokens, tokens * tokens / 2, 0, 0, 0)
+    service_s = StepTime(hardware).step(tokens, 0)
     engine = EngineSpec(
         role=Role.MIXED,
         hardware="a40",

@@ -57,8 +57,7 @@ class StandaloneEngine:
             computed = reusable // self._block_tokens * self._block_tokens
             while computed < input_tokens:
                 chunk = min(input_tokens - computed, self._token_budget)
-                attended = chunk * (computed + chunk / 2)
-                clock += self._time.with_prefill(chunk, attended, computed, 0, 0)
+                clock += self._time.step(chunk, computed)
                 computed += chunk
             first_token = clock
             if output_tokens > 1:

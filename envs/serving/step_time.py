@@ -75,6 +75,22 @@ class StepTime:
                 work = launched
         return work + self._engine_step + self._engine_sequence * sequences
 
+    def step(
+        self, prompt_tokens: int, context_tokens: int, sequences: int = 0, kv_tokens: int = 0
+    ) -> float:
+        """Return the time of a step with one chunk of a prompt, or none.
+
+        Args:
+            prompt_tokens: Tokens of the chunk; 0 for a step of decodes only.
+            context_tokens: Cached tokens that it comes after.
+            sequences: Sequences decoding.
+            kv_tokens: KV tokens that these read.
+        """
+        if not prompt_tokens:
+            return self.decode_run(sequences, kv_tokens).elapsed(1)
+        attended = prompt_tokens * (context_tokens + prompt_tokens / 2)
+        return self.with_prefill(prompt_tokens, attended, context_tokens, sequences, kv_tokens)
+
     def decode_run(self, sequences: int, kv_tokens: int) -> DecodeRun:
         """Return the law of a run of decode steps with a fixed batch.
 

@@ -30,12 +30,7 @@ def test_a_row_takes_as_long_as_the_step(
         context, sequences = 0, max(sequences, 1)
     if not sequences:
         kv_tokens = 0
-    law = StepTime(tier)
-    if prompt:
-        attended = prompt * (context + prompt / 2)
-        seconds = law.with_prefill(prompt, attended, context, sequences, kv_tokens)
-    else:
-        seconds = law.decode_run(sequences, kv_tokens).elapsed(1)
+    seconds = StepTime(tier).step(prompt, context, sequences, kv_tokens)
     row = Steps.of(prompt, context, sequences, kv_tokens, 1.0)
     ms = step_ms(row, tier.prefill, tier.decode, tier.mixed, tier.overhead)
     assert ms == pytest.approx([1e3 * seconds], rel=1e-12)

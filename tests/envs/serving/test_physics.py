@@ -53,11 +53,7 @@ LENGTHS = (1, 1024, 8192)
 
 
 def step_s(tier: Hardware, prompt: int, context: int, sequences: int, kv_tokens: int) -> float:
-    law = StepTime(tier)
-    if not prompt:
-        return law.decode_run(sequences, kv_tokens).elapsed(1)
-    attended = prompt * (context + prompt / 2)
-    return law.with_prefill(prompt, attended, context, sequences, kv_tokens)
+    return StepTime(tier).step(prompt, context, sequences, kv_tokens)
 
 
 def test_the_tiers_that_are_promised_are_there() -> None:
