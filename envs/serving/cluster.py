@@ -83,7 +83,7 @@ class Cluster:
         self.engines = [
             Engine(
                 self._clock,
-                spec.hardware[engine.hardware],
+                spec.tier(engine),
                 kv_capacity_tokens=engine.kv_capacity_tokens,
                 block_tokens=engine.block_tokens,
                 token_budget=engine.token_budget,

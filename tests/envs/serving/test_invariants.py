@@ -206,7 +206,7 @@ def test_pinned_conversations_are_placed_once_and_others_every_turn(episode: Epi
 def test_energy_is_the_integral_of_a_power_between_idle_and_cap(
     episode: Episode, seed: int
 ) -> None:
-    powers = [episode.spec.hardware[engine.hardware].power for engine in episode.spec.engines]
+    powers = [episode.spec.tier(engine).power for engine in episode.spec.engines]
 
     def watch(cluster: Cluster) -> None:
         rng, time = random.Random(seed), 0.0
