@@ -222,6 +222,9 @@ class ConversationPlacementEnv(PlacementEnv):
        the episode.
     2. Truncation: never.
 
+    `copy.deepcopy(env)` in mid-episode gives an environment with the same future under the same
+    actions, for policies that look ahead.
+
     ## Arguments
     ```python
     >>> import gymnasium, conserve_gym.envs
@@ -274,7 +277,7 @@ class JointPlacementEnv(PlacementEnv):
     As in `ConversationPlacement-v0`.
 
     ## Episode End
-    As in `ConversationPlacement-v0`.
+    As in `ConversationPlacement-v0`; a copy in mid-episode has the same future here too.
 
     ## Arguments
     As in `ConversationPlacement-v0`.

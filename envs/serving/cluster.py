@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 import simpy
 
 from conserve_gym.deployment import Deployment
+from conserve_gym.envs.serving.clock import Clock
 from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
 from conserve_gym.envs.serving.door import Door
 from conserve_gym.envs.serving.engine import Engine
@@ -54,6 +55,7 @@ class Cluster:
     """Engines, a network and a door, from the first arrival to the last token.
 
     ``advance`` runs until a conversation stands at the open door; ``place`` says where it goes.
+    ``copy.deepcopy`` gives a cluster with the same future, between any two of these calls.
 
     Args:
         spec: What the cluster is made of.
@@ -79,7 +81,7 @@ class Cluster:
         self.fleet = spec.fleet(deployment)
         self._deployment = deployment
         self._check_room()
-        self._clock = simpy.Environment()
+        self._clock = Clock()
         self.engines = [
             Engine(
                 self._clock,

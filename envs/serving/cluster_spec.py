@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -98,6 +99,10 @@ class ClusterSpec:
                 "or 'mixed'"
             )
         self._check_network()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ClusterSpec:
+        """Return itself: it never changes, and copies of a cluster share it."""
+        return self
 
     def _check_model(self, key: str, engine: EngineSpec) -> None:
         own, others = self.hardware[engine.hardware], self.hardware[self.standalone]

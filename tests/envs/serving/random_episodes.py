@@ -87,6 +87,18 @@ class Episode:
         return cluster
 
 
+def after_every_event(cluster: Cluster, callback: Callable[[], None]) -> None:
+    """Call back whenever the cluster's clock has made a step."""
+    clock = cluster._clock
+    step = clock.step
+
+    def step_and_call_back() -> None:
+        step()
+        callback()
+
+    clock.step = step_and_call_back  # type: ignore[method-assign]
+
+
 def hardware(rng: random.Random, *, plain: bool = False) -> Hardware:
     """Return coefficients for which a few hundred tokens cross every floor and cap.
 

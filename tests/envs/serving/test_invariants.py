@@ -8,12 +8,11 @@ import random
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_episodes import Episode, episodes
+from random_episodes import Episode, after_every_event, episodes
 from reference_network import Sent, arrivals
 
 from conserve_gym.deployment import Deployment, Reservation
@@ -31,18 +30,6 @@ from conserve_gym.ledger import (
 from conserve_gym.placement import Placement
 
 EXAMPLES = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-def after_every_event(cluster: Cluster, callback: Callable[[], None]) -> None:
-    """Call back whenever the cluster's clock has made a step."""
-    clock = cluster._clock
-    step = clock.step
-
-    def step_and_call_back() -> None:
-        step()
-        callback()
-
-    clock.step = step_and_call_back  # type: ignore[method-assign]
 
 
 def of_type(cluster: Cluster, kind: type[Event]) -> list[Event]:
