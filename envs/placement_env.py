@@ -68,6 +68,7 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
             raise ConfigurationError(f"cluster {spec.name!r}: {error}") from None
         self._scaler = Scaler(len(self.fleet.roles))
         self._standalone = StandaloneEngine.of(spec)
+        self._caveats = spec.caveats
         shapes = {group: (len(FIELDS_OF[group]),) for group in GROUPS}
         space = spaces.Dict(
             {
@@ -164,6 +165,7 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
             "dt": dt,
             "sim_time": self.cluster.now,
             "conversation_id": self._observation.conversation,
+            "caveats": self._caveats,
         }
 
     def _summary(self) -> dict[str, float]:
@@ -210,7 +212,8 @@ class ConversationPlacementEnv(PlacementEnv):
     `attained` (conversations that ended with TTFET, last-turn TBT and E2E within 5 x their
     standalone values), `ttfet`, `tbt`, `e2e` (less the excess over standalone, in SLOs, at most 4
     a conversation), `energy` (less kilojoules of all engines).
-    `info["dt"]` has the seconds that passed, for discounting by time.
+    `info["dt"]` has the seconds that passed, for discounting by time, and `info["caveats"]` what of
+    the cluster's hardware was not measured.
 
     ## Starting State
     An empty cluster with the first conversation at the door. Lengths and arrival times of the
