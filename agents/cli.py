@@ -84,7 +84,8 @@ def evaluate(config: DictConfig) -> float:
     summary = report.summarise(episodes)
     written = report.write(folder, summary, episodes, built)
     settings = OmegaConf.to_container(config, resolve=True)
-    write_json(folder / "evaluation.json", {"config": settings, **provenance()})
+    stamp = provenance(built.cluster)
+    write_json(folder / "evaluation.json", {"config": settings, **stamp})
     console.print(report.table(summary, episodes, built, config.clock, _overrides()))
     for path in (*written, folder / "evaluation.json", *timelines):
         console.print(str(path), soft_wrap=True)

@@ -27,7 +27,7 @@ from conserve_gym.agents.runtime.artifact import (
 )
 from conserve_gym.agents.runtime.scheduler import FALLBACK_RULE, SEEN_MARGIN, Scheduler
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
-from conserve_gym.envs.configuration import ConfigurationError, scenario
+from conserve_gym.envs.configuration import ConfigurationError, Scenario, scenario
 from conserve_gym.observation import Observation, field_table
 from conserve_gym.placement import Placement
 
@@ -66,7 +66,8 @@ def export(run: Path, target: Path) -> Scheduler:
         )
     if target.exists() and {path.name for path in target.iterdir()} != {HEADER, WEIGHTS, GOLDEN}:
         raise ConfigurationError(f"output={target} exists and is not an exported policy")
-    observations = _golden_observations(policy)
+    built = scenario(policy.config)
+    observations = _golden_observations(policy, built)
     tensors, layers = _network(policy.model)
     weights = save_tensors(tensors)
     golden = json.dumps(
@@ -101,7 +102,7 @@ def export(run: Path, target: Path) -> Scheduler:
             "steps": policy.model.num_timesteps,
             "config": OmegaConf.to_container(policy.config, resolve=True),
             "run": json.loads((run / "run.json").read_text(encoding="utf-8")),
-            "export": provenance(),
+            "export": provenance(built.cluster),
         },
     }
     header["sha256"] = {
@@ -128,10 +129,10 @@ def export(run: Path, target: Path) -> Scheduler:
     return Scheduler.load(target)
 
 
-def _golden_observations(policy: LearnedPolicy) -> npt.NDArray[np.float32]:
+def _golden_observations(policy: LearnedPolicy, built: Scenario) -> npt.NDArray[np.float32]:
     """Return observations spread over an episode that the policy has played."""
     recorder = _Recorder(policy)
-    play(scenario(policy.config), recorder, FIRST_TRAINING_SEED)
+    play(built, recorder, FIRST_TRAINING_SEED)
     chosen = np.linspace(0, len(recorder.seen) - 1, GOLDEN_OBSERVATIONS).astype(int)
     return np.stack([recorder.seen[index] for index in chosen])
 

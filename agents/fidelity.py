@@ -32,6 +32,7 @@ from conserve_gym.envs.serving.cluster_spec import ClusterSpec, EngineSpec
 from conserve_gym.envs.serving.hardware import Hardware
 from conserve_gym.envs.serving.network_spec import NetworkSpec
 from conserve_gym.envs.serving.physics import fastest_step_s
+from conserve_gym.envs.serving.power_cap import capped
 from conserve_gym.envs.serving.step_time import StepTime
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.files import whole
@@ -151,6 +152,12 @@ def a40_steps(folder: Path) -> Iterator[Check]:
         # The grid was measured at 300 W.
         refit = steps if cap_w == 300 else steps.where(prompts)
         yield _as_shipped(f"A40 {cap_w} W", refit, fit(steps, _A40_SCAN_US), shipped, _CONSERVE)
+    by_rule = capped(tier("a40_qwen3_0.6b_300w"), 200.0)
+    steps = published.a40_prefill(folder, 200)
+    ms = step_ms(steps, by_rule.prefill, by_rule.decode, by_rule.mixed)
+    errors = 100.0 * np.abs(ms / steps.ms - 1.0)
+    name = "A40 prefill at 200 W by the cap rule, whose exponent these rows gave"
+    yield _error(name, errors, None, _CONSERVE)
 
 
 def mixed_steps(folder: Path) -> Iterator[Check]:

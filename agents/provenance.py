@@ -1,4 +1,4 @@
-"""What a result needs to be checked elsewhere: command, revision and versions."""
+"""What a result needs to be checked elsewhere: command, revision, versions and caveats."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.files import whole
 
 _PACKAGES = ("conserve-gym", "gymnasium", "numpy", "simpy", "stable-baselines3", "torch")
 
 
-def provenance() -> dict[str, Any]:
-    """Return command line, git revision, and versions of Python and the packages that matter."""
+def provenance(cluster: ClusterSpec) -> dict[str, Any]:
+    """Return what a result on a cluster was made from.
+
+    Command line, git revision, versions of Python and the packages that matter, and what of the
+    cluster's hardware was not measured.
+    """
     return {
         "command": sys.argv,
         "git_revision": _git_revision(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
+        "caveats": list(cluster.caveats),
     }
 
 

@@ -97,6 +97,7 @@ def table(
 ) -> Table:
     """Return the table for the screen, with everything that is needed to read it."""
     seeds = sorted({episode.seed for episode in episodes})
+    caveats = _caveats(scenario)
     future = {episode.policy for episode in episodes if episode.sees_future}
     clock_says = (
         "user's clock: from arrival, every queue counted"
@@ -116,7 +117,9 @@ def table(
         + "× standalone: the conversation alone "
         f"on one engine; the SLO is {SLO_FACTOR:g} × in all three latencies. Goodput and tokens/J "
         "count the time until the last conversation has ended; tokens/J counts the whole history "
-        "in every turn, as the paper does." + (" † sees the future." if future else ""),
+        "in every turn, as the paper does."
+        + (" † sees the future." if future else "")
+        + (f" Caveats: {caveats}." if caveats else ""),
     )
     shown.add_column("", overflow="fold")
     for policy in summary:
@@ -151,15 +154,23 @@ def write(
     """Write results.csv, summary.csv and evaluation.png; each appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     future = {episode.policy: episode.sees_future for episode in episodes}
+    caveats = _caveats(scenario)
     results = (
-        (episode.policy, episode.sees_future, episode.seed, metric, value)
+        (episode.policy, episode.sees_future, episode.seed, metric, value, caveats)
         for episode in episodes
         for metric, value in episode.metrics.items()
     )
     differences = paired(episodes)
     nothing = Estimate(math.nan, math.nan, math.nan)
     rows = (
-        (policy, future[policy], metric, *one, *differences.get(policy, {}).get(metric, nothing))
+        (
+            policy,
+            future[policy],
+            metric,
+            *one,
+            *differences.get(policy, {}).get(metric, nothing),
+            caveats,
+        )
         for policy, metrics in summary.items()
         for metric, one in metrics.items()
     )
@@ -167,9 +178,9 @@ def write(
     paired_heads = ("less_first_mean", "less_first_ci95_low", "less_first_ci95_high")
     paths = [folder / name for name in ("results.csv", "summary.csv", "evaluation.png")]
     with whole(paths[0]) as partial:
-        _csv(partial, ("policy", "sees_future", "seed", "metric", "value"), results)
+        _csv(partial, ("policy", "sees_future", "seed", "metric", "value", "caveats"), results)
     with whole(paths[1]) as partial:
-        _csv(partial, (*heads, *paired_heads), rows)
+        _csv(partial, (*heads, *paired_heads, "caveats"), rows)
     with whole(paths[2]) as partial:
         figure(summary, episodes, scenario).savefig(partial, dpi=150, format="png")
     return paths
@@ -193,7 +204,8 @@ def figure(summary: Summary, episodes: Sequence[Episode], scenario: Scenario) ->
     picture = Figure(figsize=(11, 4.5), layout="constrained")
     picture.suptitle(
         f"{scenario.workload.name}; {scenario.arrivals.name}; cluster {scenario.cluster.name}; "
-        f"{len({episode.seed for episode in episodes})} seeds; user's clock",
+        f"{len({episode.seed for episode in episodes})} seeds; user's clock"
+        + "".join(f"\n{caveat}" for caveat in scenario.cluster.caveats),
         fontsize="medium",
     )
     left, right = picture.subplots(1, 2)
@@ -238,6 +250,11 @@ def figure(summary: Summary, episodes: Sequence[Episode], scenario: Scenario) ->
     left.grid(alpha=0.3)
     right.grid(alpha=0.3, which="both")
     return picture
+
+
+def _caveats(scenario: Scenario) -> str:
+    """Return what of the hardware was not measured; empty where all was."""
+    return "; ".join(scenario.cluster.caveats)
 
 
 def _csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -1,8 +1,8 @@
 """A training run on disk: a folder that says what it is, and keeps models whole.
 
-``config.yaml`` has the settings, ``run.json`` command, seeds, revision and versions of the start
-and of every resumption, ``checkpoints/`` the newest states, and ``model.zip`` appears when the run
-is complete.
+``config.yaml`` has the settings, ``run.json`` command, seeds, revision, versions and caveats of the
+start and of every resumption, ``checkpoints/`` the newest states, and ``model.zip`` appears when
+the run is complete.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from conserve_gym.agents.provenance import provenance, write_json
 from conserve_gym.envs.configuration import ConfigurationError
+from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.files import whole
 from conserve_gym.observation import field_table
 
@@ -48,11 +49,18 @@ def check_same(folder: Path, expected: dict[str, Any]) -> None:
         )
 
 
-def claim(folder: Path, values: dict[str, Any], *, steps_done: int, episode_seed: int) -> None:
+def claim(
+    folder: Path,
+    values: dict[str, Any],
+    cluster: ClusterSpec,
+    *,
+    steps_done: int,
+    episode_seed: int,
+) -> None:
     """Write down what the run is, or that it goes on."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = json.loads((folder / RUN).read_text("utf-8")) if (folder / RUN).exists() else []
-    part = {"steps_done": steps_done, "episode_seed": episode_seed, **provenance()}
+    part = {"steps_done": steps_done, "episode_seed": episode_seed, **provenance(cluster)}
     write_json(folder / RUN, [*parts, part])
     with whole(folder / CONFIG) as partial:
         OmegaConf.save(OmegaConf.create(values), partial)

@@ -70,7 +70,13 @@ def train(config: DictConfig) -> Path:
     # The algorithm has seeded the environments with its own seed: these come from training's.
     episode_seed = training_seed(spec.seed, model.num_timesteps)
     model.set_random_seed(episode_seed)
-    run_folder.claim(folder, settings, steps_done=model.num_timesteps, episode_seed=episode_seed)
+    run_folder.claim(
+        folder,
+        settings,
+        built.cluster,
+        steps_done=model.num_timesteps,
+        episode_seed=episode_seed,
+    )
     callbacks: list[BaseCallback] = [
         LogEpisodes(),
         ObservedRange(),

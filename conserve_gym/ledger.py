@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, get_type_hints
+from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.files import whole
@@ -162,6 +162,14 @@ class Ledger:
             raise LedgerError(f"time runs back: {event} after an event at {self._last_time} s")
         self._last_time = event.time
         self._events.append(event)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ledger:
+        """Return a ledger that goes on by itself; the events so far never change and are shared."""
+        copied = Ledger()
+        copied._events = self._events.copy()
+        copied._last_time = self._last_time
+        memo[id(self)] = copied
+        return copied
 
     def __len__(self) -> int:
         """Return the number of events."""

@@ -47,6 +47,10 @@ class Scenario:
     reward: RewardWeights
     deployment: Deployment
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Scenario:
+        """Return itself: it never changes, and copies of an environment share it."""
+        return self
+
 
 def scenario(config: DictConfig) -> Scenario:
     """Build a scenario from the groups of a composed configuration.

@@ -69,6 +69,7 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
             raise ConfigurationError(f"cluster {spec.name!r}: {error}") from None
         self._scaler = Scaler(len(self.fleet.roles))
         self._standalone = StandaloneEngine.of(spec)
+        self._caveats = spec.caveats
         shapes = {group: (len(FIELDS_OF[group]),) for group in GROUPS}
         space = spaces.Dict(
             {
@@ -177,6 +178,7 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
             "dt": dt,
             "sim_time": self.cluster.now,
             "conversation_id": self._observation.conversation,
+            "caveats": self._caveats,
         }
 
     def _summary(self) -> dict[str, float]:
@@ -223,7 +225,8 @@ class ConversationPlacementEnv(PlacementEnv):
     `attained` (conversations that ended with TTFET, last-turn TBT and E2E within 5 x their
     standalone values), `ttfet`, `tbt`, `e2e` (less the excess over standalone, in SLOs, at most 4
     a conversation), `energy` (less kilojoules of all engines).
-    `info["dt"]` has the seconds that passed, for discounting by time.
+    `info["dt"]` has the seconds that passed, for discounting by time, and `info["caveats"]` what of
+    the cluster's hardware was not measured.
 
     ## Starting State
     An empty cluster with the first conversation at the door. Lengths and arrival times of the
@@ -234,6 +237,9 @@ class ConversationPlacementEnv(PlacementEnv):
        takes longer and brings more reward than others; its `info["metrics"]` has every metric of
        the episode.
     2. Truncation: never.
+
+    `copy.deepcopy(env)` in mid-episode gives an environment with the same future under the same
+    actions, for policies that look ahead.
 
     ## Arguments
     ```python
@@ -288,7 +294,7 @@ class JointPlacementEnv(PlacementEnv):
     As in `ConversationPlacement-v0`.
 
     ## Episode End
-    As in `ConversationPlacement-v0`.
+    As in `ConversationPlacement-v0`; a copy in mid-episode has the same future here too.
 
     ## Arguments
     As in `ConversationPlacement-v0`.

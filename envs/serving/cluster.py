@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 import simpy
 
 from conserve_gym.deployment import Deployment
+from conserve_gym.envs.serving.clock import Clock
 from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
 from conserve_gym.envs.serving.door import Door
 from conserve_gym.envs.serving.engine import Engine
@@ -55,6 +56,7 @@ class Cluster:
     """Engines, a network and a door, from the first arrival to the last token.
 
     ``advance`` runs until a conversation stands at the open door; ``place`` says where it goes.
+    ``copy.deepcopy`` gives a cluster with the same future, between any two of these calls.
 
     Args:
         spec: What the cluster is made of.
@@ -86,11 +88,11 @@ class Cluster:
         self._deployment = deployment
         self._timeline = timeline
         self._check_room()
-        self._clock = simpy.Environment()
+        self._clock = Clock()
         self.engines = [
             Engine(
                 self._clock,
-                spec.hardware[engine.hardware],
+                spec.tier(engine),
                 kv_capacity_tokens=engine.kv_capacity_tokens,
                 block_tokens=engine.block_tokens,
                 token_budget=engine.token_budget,

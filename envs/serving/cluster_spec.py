@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from conserve_gym.deployment import Deployment
-from conserve_gym.envs.fields import STRICT
+from conserve_gym.envs.fields import STRICT, Positive
 from conserve_gym.envs.serving.hardware import Hardware
 from conserve_gym.envs.serving.network_spec import NetworkSpec
+from conserve_gym.envs.serving.power_cap import capped
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet, Role
 
@@ -33,6 +35,7 @@ class EngineSpec:
         kv_capacity_tokens: Size of the KV pool, in whole blocks.
         block_tokens: Tokens in a KV block.
         node: Number of the node that they stand in.
+        cap_w: Power cap in watts, between base power and cap of the tier; None for the tier's own.
     """
 
     role: Role
@@ -43,6 +46,7 @@ class EngineSpec:
     kv_capacity_tokens: PositiveInt
     block_tokens: PositiveInt
     node: NonNegativeInt = 0
+    cap_w: Positive | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -58,8 +62,9 @@ class ClusterSpec:
         standalone: Tier whose lone engine normalises latencies.
 
     Raises:
-        ValueError: A tier has no entry in ``hardware``, a pool is not made of whole blocks, no
-            engine decodes, or the network does not fit the engines.
+        ValueError: A tier has no entry in ``hardware`` or runs another model than the others, a
+            power cap does not fit its tier, a pool is not made of whole blocks, no engine decodes,
+            or the network does not fit the engines.
     """
 
     name: str
@@ -77,6 +82,11 @@ class ClusterSpec:
                 known = ", ".join(self.hardware)
                 raise ValueError(f"cluster.{field}={name!r} is none of the tiers: {known}")
         for i, engine in enumerate(self.engines):
+            self._check_model(f"cluster.engines.{i}", engine)
+            try:
+                self.tier(engine)
+            except ValueError as error:
+                raise ValueError(f"cluster.engines.{i}.{error}") from None
             if engine.kv_capacity_tokens % engine.block_tokens:
                 raise ValueError(
                     f"cluster.engines.{i}.kv_capacity_tokens={engine.kv_capacity_tokens} is not a "
@@ -89,6 +99,21 @@ class ClusterSpec:
                 "or 'mixed'"
             )
         self._check_network()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ClusterSpec:
+        """Return itself: it never changes, and copies of a cluster share it."""
+        return self
+
+    def _check_model(self, key: str, engine: EngineSpec) -> None:
+        own, others = self.hardware[engine.hardware], self.hardware[self.standalone]
+        model = own.model, own.figures.kv_bytes_per_token
+        expected = others.model, others.figures.kv_bytes_per_token
+        if model != expected:
+            raise ValueError(
+                f"{key}.hardware={engine.hardware!r} runs {model[0]} with {model[1]:g} KV bytes a "
+                f"token, but cluster.standalone={self.standalone!r} runs {expected[0]} with "
+                f"{expected[1]:g}: the engines of a cluster share one model"
+            )
 
     def _check_network(self) -> None:
         nodes = self.nodes
@@ -124,6 +149,11 @@ class ClusterSpec:
             for engine in engines
         ]
 
+    def tier(self, engine: EngineSpec) -> Hardware:
+        """Return the tier of an engine under the engine's power cap."""
+        hardware = self.hardware[engine.hardware]
+        return hardware if engine.cap_w is None else capped(hardware, engine.cap_w)
+
     def fleet(self, deployment: Deployment) -> Fleet:
         """Return what a router knows of the engines."""
         engines = self.deployed(deployment)
@@ -131,6 +161,21 @@ class ClusterSpec:
             tuple(engine.role for engine in engines),
             tuple(engine.kv_capacity_tokens for engine in engines),
         )
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What of the hardware was not measured; stands wherever results do."""
+        tiers = dict.fromkeys([*(engine.hardware for engine in self.engines), self.standalone])
+        derived = [
+            f"derived hardware: {name}" for name in tiers if self.hardware[name].provenance.derived
+        ]
+        caps = [
+            f"cap carried over from A40: {engine.hardware} at {engine.cap_w:g} W"
+            for engine in self.engines
+            if engine.cap_w is not None
+            and engine.cap_w < self.hardware[engine.hardware].power.cap_w
+        ]
+        return tuple(dict.fromkeys(derived + caps))
 
     @property
     def nodes(self) -> tuple[int, ...]:

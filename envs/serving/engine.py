@@ -390,8 +390,8 @@ class Engine:
             for request in self._unseen:
                 self._listener.on_first_token(request)
             self._unseen.clear()
-        while (request := batch.pop_finished()) is not None:
-            self._end_turn(request, batch.length(request))
+        while (finished := batch.pop_finished()) is not None:
+            self._end_turn(finished, batch.length(finished))
 
     def _end_turn(self, request: Request, length: int) -> None:
         del self._running[request]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from conserve_gym.errors import ConServeGymError
 
@@ -33,6 +33,10 @@ class Conversation(NamedTuple):
 
     arrival_s: float
     turns: tuple[Turn, ...]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Conversation:
+        """Return itself: it never changes, and copies of a cluster share it."""
+        return self
 
     @property
     def peak_tokens(self) -> int:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 import doctest
 import warnings
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import conserve_gym.envs  # noqa: F401 - registers the environments
 from conserve_gym.envs import placement_env
-from conserve_gym.envs.configuration import ConfigurationError
+from conserve_gym.envs.configuration import ConfigurationError, Scenario, load_scenario
 from conserve_gym.observation import FIELDS, FIELDS_OF
 from conserve_gym.registration import ENVIRONMENTS
 
@@ -173,14 +177,54 @@ def test_environments_register_beside_an_imported_gymnasium() -> None:
     assert env.spec is not None and env.spec.id == "conserve_gym/ConversationPlacement-v0"
 
 
-def test_a_copy_in_mid_episode_has_the_same_future() -> None:
-    env = gymnasium.make(IDS[0], scenario=SMALL).unwrapped
-    env.reset(seed=0)
-    env.step(np.int64(1))
-    twin = copy.deepcopy(env)
-    for _ in range(8):
-        assert env.step(np.int64(1))[1] == twin.step(np.int64(1))[1]
-    assert env.cluster.ledger.digest() == twin.cluster.ledger.digest()
+def play_on(env: gymnasium.Env, seed: int) -> tuple[list[bytes], str]:
+    """Play to the end at random; returns all that came back, and the ledger's digest."""
+    actions, seen, terminated = np.random.default_rng(seed), [], False
+    while not terminated:
+        action = np.int64(actions.choice(np.flatnonzero(env.unwrapped.action_masks())))
+        observation, reward, terminated, _, info = env.step(action)
+        groups = {group: values.tobytes() for group, values in observation.items()}
+        seen.append(repr((groups, reward, terminated, info)).encode())
+    return seen, env.unwrapped.cluster.ledger.digest()
+
+
+@cache
+def busy(cluster: str, every_turn: bool) -> Scenario:
+    scenario = load_scenario([*SMALL, "arrivals.rate=6", f"cluster={cluster}"])
+    deployment = replace(scenario.deployment, decides_every_turn=every_turn)
+    return replace(scenario, deployment=deployment)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    identifier=st.sampled_from(IDS),
+    cluster=st.sampled_from(["a40_1p3d", "a40_4mixed", "h100_prefill_a100_decode"]),
+    every_turn=st.booleans(),
+    seed=st.integers(0, 2**32),
+    decisions=st.integers(0, 10),
+)
+def test_a_copy_in_mid_episode_has_the_same_future_and_leaves_the_original_alone(
+    identifier: str, cluster: str, every_turn: bool, seed: int, decisions: int
+) -> None:
+    def begun() -> gymnasium.Env:
+        env = gymnasium.make(identifier, scenario=busy(cluster, every_turn))
+        env.reset(seed=seed)
+        actions = np.random.default_rng(seed)
+        for _ in range(decisions):
+            env.step(np.int64(actions.choice(np.flatnonzero(env.unwrapped.action_masks()))))
+        return env
+
+    undisturbed = play_on(begun(), seed)
+    env = begun()
+    first, second = copy.deepcopy(env), copy.deepcopy(env)
+    first.step(first.action_space.sample())
+    play_on(first, seed + 1)
+    first.reset()  # draws from the copy's own stream
+    assert play_on(env, seed) == undisturbed
+    assert play_on(second, seed) == undisturbed
+    for one in (env, second):
+        one.reset()
+    assert env.unwrapped.cluster.conversations == second.unwrapped.cluster.conversations
 
 
 @pytest.mark.parametrize("identifier", IDS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from unittest.mock import patch
 
@@ -88,6 +88,18 @@ class Episode:
             at_door(cluster)
             cluster.place(self.choose(cluster.observe()))
         return cluster
+
+
+def after_every_event(cluster: Cluster, callback: Callable[[], None]) -> None:
+    """Call back whenever the cluster's clock has made a step."""
+    clock = cluster._clock
+    step = clock.step
+
+    def step_and_call_back() -> None:
+        step()
+        callback()
+
+    clock.step = step_and_call_back  # type: ignore[method-assign]
 
 
 def hardware(rng: random.Random, *, plain: bool = False) -> Hardware:
@@ -217,8 +229,11 @@ def episodes(draw: st.DrawFn, most_conversations: int = 8) -> Episode:
         roles.append(Role.DECODE)
     block_tokens = draw(st.sampled_from((1, 2, 4, 16)))
     spare = draw(st.sampled_from((20, 60, 1500)), label="most spare tokens in a pool")
+    plain = draw(st.booleans(), label="coefficients of 0")
+    tiers = [hardware(rng, plain=plain) for _ in roles]
+    figures = tiers[0].figures  # one model on every engine
     engines = []
-    for i, role in enumerate(roles):
+    for i, (role, tier) in enumerate(zip(roles, tiers, strict=True)):
         pool = peak + draw(st.integers(0, spare))
         engines.append(
             EngineSpec(
@@ -230,15 +245,16 @@ def episodes(draw: st.DrawFn, most_conversations: int = 8) -> Episode:
                 kv_capacity_tokens=-(-pool // block_tokens) * block_tokens,
                 block_tokens=block_tokens,
                 node=draw(st.integers(0, 1)),
+                cap_w=rng.uniform(tier.power.base_w, tier.power.cap_w)
+                if draw(st.booleans(), label="capped")
+                else None,
             )
         )
-    plain = draw(st.booleans(), label="coefficients of 0")
-    tiers = {f"tier {i}": hardware(rng, plain=plain) for i in range(len(engines))}
     spec = ClusterSpec(
         name="random",
-        hardware=tiers,
+        hardware={f"tier {i}": replace(tier, figures=figures) for i, tier in enumerate(tiers)},
         engines=tuple(engines),
-        network=draw(networks(rng, len(engines), tiers["tier 0"].figures.kv_bytes_per_token)),
+        network=draw(networks(rng, len(engines), figures.kv_bytes_per_token)),
         mixed_token_budget=draw(st.integers(8, 200)),
         standalone="tier 0",
     )

@@ -182,7 +182,8 @@ def test_a_lone_disaggregated_turn_is_prefill_transfer_and_decode(
     seed: int, tokens: int, output: int, budgets: tuple[int, int]
 ) -> None:
     rng = random.Random(seed)
-    prefiller, decoder = hardware(rng), hardware(rng)
+    decoder = hardware(rng)
+    prefiller = replace(hardware(rng), figures=decoder.figures)
     kv_bytes = decoder.figures.kv_bytes_per_token * tokens
     law = link(rng, decoder.figures.kv_bytes_per_token)
     spec = ClusterSpec(

@@ -8,12 +8,11 @@ import random
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_episodes import Episode, episodes
+from random_episodes import Episode, after_every_event, episodes
 from reference_network import Sent, arrivals
 
 from conserve_gym.deployment import Deployment, Reservation
@@ -31,18 +30,6 @@ from conserve_gym.ledger import (
 from conserve_gym.placement import Placement
 
 EXAMPLES = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-def after_every_event(cluster: Cluster, callback: Callable[[], None]) -> None:
-    """Call back whenever the cluster's clock has made a step."""
-    clock = cluster._clock
-    step = clock.step
-
-    def step_and_call_back() -> None:
-        step()
-        callback()
-
-    clock.step = step_and_call_back  # type: ignore[method-assign]
 
 
 def of_type(cluster: Cluster, kind: type[Event]) -> list[Event]:
@@ -206,7 +193,7 @@ def test_pinned_conversations_are_placed_once_and_others_every_turn(episode: Epi
 def test_energy_is_the_integral_of_a_power_between_idle_and_cap(
     episode: Episode, seed: int
 ) -> None:
-    powers = [episode.spec.hardware[engine.hardware].power for engine in episode.spec.engines]
+    powers = [episode.spec.tier(engine).power for engine in episode.spec.engines]
 
     def watch(cluster: Cluster) -> None:
         rng, time = random.Random(seed), 0.0

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_network import Sent, arrivals, link_of
 
+from conserve_gym.envs.serving.clock import Clock
 from conserve_gym.envs.serving.network import Network
 from conserve_gym.envs.serving.network_spec import LinkSpec, NetworkSpec, PairSpec
 
@@ -35,7 +36,7 @@ class Run:
         nodes: Sequence[int] = ONE_NODE,
         kv_bytes_per_token: float = KV_BYTES,
     ) -> None:
-        self.clock = simpy.Environment()
+        self.clock = Clock()
         self.network: Network[int] = Network(
             self.clock, spec, nodes, kv_bytes_per_token, self.on_arrival
         )

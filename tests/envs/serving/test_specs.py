@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from examples import HARDWARE, NETWORK, cluster_of, engine
+from examples import HARDWARE, NETWORK, cluster_of, conversation, engine, play, times
 from omegaconf import OmegaConf
 
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs.configuration import ConfigurationError, load_scenario, validated
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.envs.serving.hardware import PowerLaw
+from conserve_gym.envs.serving.step_time import StepTime
 from conserve_gym.fleet import Role
+from conserve_gym.ledger import TurnFinished
+from conserve_gym.placement import Placement
 
 TIER = "cluster.hardware.a40_300w"
 WIRES = "cluster.network.same_node"
@@ -67,6 +71,26 @@ def pairs(*ends: tuple[int, int]) -> str:
         ("cluster.standalone=h100", "cluster.standalone='h100' is none of the tiers: a40_300w"),
         ("cluster.engines.1.role=prefill", r"no engine decodes: .*\['prefill', 'prefill'\]"),
         ("cluster.engines=[]", r"no engine decodes: engines have roles \[\]"),
+        (
+            "+cluster.engines.0.cap_w=301",
+            "cluster.engines.0.cap_w=301 is above the tier's own 300 W",
+        ),
+        (
+            "+cluster.engines.1.cap_w=96.5",
+            "cluster.engines.1.cap_w=96.5 is below the tier's base power of 97 W",
+        ),
+        ("+cluster.engines.1.cap_w=0", "cluster.engines.1.cap_w=0: .* greater than 0"),
+        (
+            f"+hardware@{TIER}b=a40_qwen3_0.6b_300w cluster.engines.1.hardware=a40_300wb "
+            f"{TIER}b.model=Qwen3-8B",
+            "cluster.engines.1.hardware='a40_300wb' runs Qwen3-8B with 114688 KV bytes a token, "
+            "but cluster.standalone='a40_300w' runs Qwen3-0.6B with 114688: .* one model",
+        ),
+        (
+            f"+hardware@{TIER}b=a40_qwen3_0.6b_300w cluster.engines.0.hardware=a40_300wb "
+            f"{TIER}b.figures.kv_bytes_per_token=1",
+            "cluster.engines.0.hardware='a40_300wb' runs Qwen3-0.6B with 1 KV bytes .* one model",
+        ),
         ("cluster.engines.0.count=0", "cluster.engines.0.count=0: .* greater than 0"),
         ("cluster.engines.0.token_budget=1.5", "cluster.engines.0.token_budget=1.5: .* integer"),
         (
@@ -107,10 +131,43 @@ def test_the_packaged_clusters_are_valid() -> None:
         "a40_1p3d": "prefill decode decode decode",
         "a40_1p3d_capped_decoders": "prefill decode decode decode",
         "a40_4mixed": "mixed mixed mixed mixed",
+        "h100_1p3d": "prefill decode decode decode",
+        "a100_1p3d": "prefill decode decode decode",
+        "h100_prefill_a100_decode": "prefill decode decode decode",
     }.items():
         spec = load_scenario([f"cluster={name}"]).cluster
         assert spec.name == name
         assert " ".join(spec.fleet(Deployment()).roles) == roles
+        assert spec.caveats == ()
+
+
+@pytest.mark.parametrize("cluster", ["h100_1p3d", "a100_1p3d", "h100_prefill_a100_decode"])
+def test_kv_pools_are_what_weights_and_activations_leave_of_the_memory(cluster: str) -> None:
+    spec = load_scenario([f"cluster={cluster}"]).cluster
+    for one in spec.engines:
+        tier = spec.hardware[one.hardware]
+        embeddings_gb = 151_936 * 4096 * 2e-9  # held, but not read in every step
+        left_gb = 0.9 * tier.limits.memory_gb - tier.figures.weights_gb - embeddings_gb - 2.0
+        blocks = int(left_gb * 1e9 / tier.figures.kv_bytes_per_token / one.block_tokens)
+        assert one.kv_capacity_tokens == blocks * one.block_tokens
+
+
+def test_engines_of_a_cluster_may_be_of_different_tiers_in_different_nodes() -> None:
+    spec = load_scenario(["cluster=h100_prefill_a100_decode"]).cluster
+    gpus = [spec.tier(one).gpu for one in spec.deployed(Deployment())]
+    assert gpus == ["NVIDIA H100 80GB SXM", *["NVIDIA A100 80GB SXM"] * 3]
+    assert spec.nodes == (0, 1, 1, 1)
+    # A lone conversation of one turn: prefilled by the H100, moved between nodes, decoded by an
+    # A100, all of it alone.
+    lone = conversation(0.0, (8000, 8000, 2, 0.0))
+    cluster = play(spec, Deployment(), [lone], [Placement(0, 1, math.inf)])
+    h100, a100 = (StepTime(spec.hardware[name]) for name in ("h100", "a100"))
+    assert spec.network.cross_node is not None
+    prefill_s = h100.with_prefill(8000, 8000 * 4000.0, 0, 0, 0)
+    move_s = spec.network.cross_node.exposed_s(8000 * spec.kv_bytes_per_token)
+    decode_s = a100.decode_run(1, 7999).elapsed(2)
+    expected = prefill_s + move_s + decode_s
+    assert times(cluster, TurnFinished)[0, 0] == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
