@@ -67,6 +67,9 @@ def play(
         kv_bytes_per_token=scenario.cluster.kv_bytes_per_token,
     )
     metrics["preemptions"] = float(sum(engine.preemptions for engine in cluster.engines))
+    for i, engine in enumerate(cluster.engines):
+        for phase, joules in engine.energy_j().items():
+            metrics[f"engine_{i}_{phase}_kj"] = joules * 1e-3
     if isinstance(policy, Scheduler):
         metrics["fallback_pct"] = 100.0 * policy.fallbacks / policy.decisions
     return Episode(
