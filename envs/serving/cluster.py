@@ -78,7 +78,7 @@ class Cluster:
         self.ledger = Ledger()
         self.fleet = spec.fleet(deployment)
         self._deployment = deployment
-        self._check_room()
+        self._peak_tokens = self._checked_peaks()
         self._clock = simpy.Environment()
         self.engines = [
             Engine(
@@ -98,7 +98,7 @@ class Cluster:
         )
         self.observer = Observer(self.ledger, self.fleet, deployment)
         self._door = Door(self.fleet, deployment.reservation, self.observer)
-        self._door_changed = False
+        self._door_changed = True  # a turn has come or gone since the door was looked at
         self._placements: dict[int, Placement] = {}
         self._been_at: dict[int, list[int]] = {}  # conversation: engines, the last decoder last
         self._at_decoder: dict[int, int] = {}  # conversation: prompt tokens that its decoder has
@@ -125,9 +125,9 @@ class Cluster:
             if self._door_changed:
                 if self._door.is_open():
                     return True
+                if self._ended == len(self.conversations):
+                    return False
                 self._door_changed = False
-            if self._ended == len(self.conversations):
-                return False
             clock.step()
 
     def observe(self) -> Observation:
@@ -150,7 +150,9 @@ class Cluster:
         head = self._door.admit(decode_at)
         self._placements[head.conversation] = placement
         self.ledger.append(
-            Placed(self.now, head.conversation, head.turn, prefill_at, decode_at, offload_above)
+            Placed(
+                self._clock.now, head.conversation, head.turn, prefill_at, decode_at, offload_above
+            )
         )
         self._dispatch(head.conversation, head.turn)
 
@@ -164,7 +166,7 @@ class Cluster:
 
     def _schedule_arrival(self) -> None:
         if self._arrived < len(self.conversations):
-            delay = self.conversations[self._arrived].arrival_s - self.now
+            delay = self.conversations[self._arrived].arrival_s - self._clock.now
             self._clock.timeout(max(delay, 0.0)).callbacks.append(self._on_arrival)
 
     def _on_arrival(self, _: simpy.Event) -> None:
@@ -174,14 +176,15 @@ class Cluster:
         self._start_turn(conversation, 0)
 
     def _start_turn(self, conversation: int, turn: int) -> None:
-        plan = self.conversations[conversation]
-        input_tokens, new_tokens, _, _ = plan.turns[turn]
-        self.ledger.append(TurnArrived(self.now, conversation, turn, input_tokens, new_tokens))
+        input_tokens, new_tokens, _, _ = self.conversations[conversation].turns[turn]
+        self.ledger.append(
+            TurnArrived(self._clock.now, conversation, turn, input_tokens, new_tokens)
+        )
         self._door_changed = True  # also by a pinned turn that holds less than the one before it
         if turn and not self._deployment.decides_every_turn:
             self._dispatch(conversation, turn)
         else:
-            self._door.enqueue(conversation, turn, input_tokens, plan.peak_tokens)
+            self._door.enqueue(conversation, turn, input_tokens, self._peak_tokens[conversation])
 
     def _dispatch(self, conversation: int, turn: int) -> None:
         """Send a turn's prompt to the engine that computes it."""
@@ -250,7 +253,7 @@ class Cluster:
         source, target, _ = self._placements[request.conversation]
         self.ledger.append(
             Prefilled(
-                self.now,
+                self._clock.now,
                 request.conversation,
                 request.turn,
                 source,
@@ -266,7 +269,9 @@ class Cluster:
     def _on_kv_moved(self, copy: _KvCopy, seconds: float) -> None:
         request, source, target, tokens, lent, is_history = copy
         conversation, turn = request.conversation, request.turn
-        self.ledger.append(KvMoved(self.now, conversation, turn, source, target, tokens, seconds))
+        self.ledger.append(
+            KvMoved(self._clock.now, conversation, turn, source, target, tokens, seconds)
+        )
         if is_history:
             if lent:
                 self.engines[source].take_back(conversation, lent)
@@ -282,14 +287,14 @@ class Cluster:
         """Write the first token of a turn down."""
         conversation = request.conversation
         decode_at = self._placements[conversation].decode_at
-        self.ledger.append(FirstToken(self.now, conversation, request.turn, decode_at))
+        self.ledger.append(FirstToken(self._clock.now, conversation, request.turn, decode_at))
 
     def on_turn_finished(self, request: Request) -> None:
         """Write a turn down; the next one follows after its gap."""
         conversation, turn = request.conversation, request.turn
         self.ledger.append(
             TurnFinished(
-                self.now,
+                self._clock.now,
                 conversation,
                 turn,
                 self._placements[conversation].decode_at,
@@ -304,9 +309,9 @@ class Cluster:
         if last or self._deployment.decides_every_turn:
             self._door.leave(conversation)
         if last:
-            self.ledger.append(ConversationEnded(self.now, conversation, len(turns)))
+            self.ledger.append(ConversationEnded(self._clock.now, conversation, len(turns)))
             self._ended += 1
-            del self._been_at[conversation]
+            del self._been_at[conversation], self._placements[conversation]
 
     def on_room_freed(self) -> None:
         """Let prefill engines look again, once what is under way now has settled."""
@@ -334,13 +339,18 @@ class Cluster:
         for engine in sorted(engines):
             self.engines[engine].nudge()
 
-    def _check_room(self) -> None:
+    def _checked_peaks(self) -> list[int]:
+        """Return the peak KV of each conversation, once it is known to fit."""
         smallest = min(self.fleet.kv_capacity_tokens)
+        peaks = []
         for i, conversation in enumerate(self.conversations):
             if not conversation.turns:
                 raise ClusterError(f"conversation {i} has no turns")
-            if conversation.peak_tokens > smallest:
+            peak = conversation.peak_tokens
+            if peak > smallest:
                 raise ClusterError(
-                    f"conversation {i} grows to {conversation.peak_tokens} tokens, more than the "
+                    f"conversation {i} grows to {peak} tokens, more than the "
                     f"smallest KV pool of cluster {self.spec.name!r}, {smallest} tokens"
                 )
+            peaks.append(peak)
+        return peaks

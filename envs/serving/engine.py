@@ -424,6 +424,8 @@ class Engine:
             if self._kv_arrived:
                 self._join_kv_arrived()
             blocks = self._by_phase[-self._decode_steps % self.kv.block_tokens]
+            if not blocks:
+                return
             if blocks <= self.kv.available_blocks:
                 self.kv.grow(blocks)
                 return
