@@ -150,9 +150,7 @@ class Cluster:
         head = self._door.admit(decode_at)
         self._placements[head.conversation] = placement
         self.ledger.append(
-            Placed(
-                self._clock.now, head.conversation, head.turn, prefill_at, decode_at, offload_above
-            )
+            Placed(self.now, head.conversation, head.turn, prefill_at, decode_at, offload_above)
         )
         self._dispatch(head.conversation, head.turn)
 
@@ -166,7 +164,7 @@ class Cluster:
 
     def _schedule_arrival(self) -> None:
         if self._arrived < len(self.conversations):
-            delay = self.conversations[self._arrived].arrival_s - self._clock.now
+            delay = self.conversations[self._arrived].arrival_s - self.now
             self._clock.timeout(max(delay, 0.0)).callbacks.append(self._on_arrival)
 
     def _on_arrival(self, _: simpy.Event) -> None:
@@ -177,9 +175,7 @@ class Cluster:
 
     def _start_turn(self, conversation: int, turn: int) -> None:
         input_tokens, new_tokens, _, _ = self.conversations[conversation].turns[turn]
-        self.ledger.append(
-            TurnArrived(self._clock.now, conversation, turn, input_tokens, new_tokens)
-        )
+        self.ledger.append(TurnArrived(self.now, conversation, turn, input_tokens, new_tokens))
         self._door_changed = True  # also by a pinned turn that holds less than the one before it
         if turn and not self._deployment.decides_every_turn:
             self._dispatch(conversation, turn)
@@ -253,7 +249,7 @@ class Cluster:
         source, target, _ = self._placements[request.conversation]
         self.ledger.append(
             Prefilled(
-                self._clock.now,
+                self.now,
                 request.conversation,
                 request.turn,
                 source,
@@ -269,9 +265,7 @@ class Cluster:
     def _on_kv_moved(self, copy: _KvCopy, seconds: float) -> None:
         request, source, target, tokens, lent, is_history = copy
         conversation, turn = request.conversation, request.turn
-        self.ledger.append(
-            KvMoved(self._clock.now, conversation, turn, source, target, tokens, seconds)
-        )
+        self.ledger.append(KvMoved(self.now, conversation, turn, source, target, tokens, seconds))
         if is_history:
             if lent:
                 self.engines[source].take_back(conversation, lent)
@@ -287,14 +281,14 @@ class Cluster:
         """Write the first token of a turn down."""
         conversation = request.conversation
         decode_at = self._placements[conversation].decode_at
-        self.ledger.append(FirstToken(self._clock.now, conversation, request.turn, decode_at))
+        self.ledger.append(FirstToken(self.now, conversation, request.turn, decode_at))
 
     def on_turn_finished(self, request: Request) -> None:
         """Write a turn down; the next one follows after its gap."""
         conversation, turn = request.conversation, request.turn
         self.ledger.append(
             TurnFinished(
-                self._clock.now,
+                self.now,
                 conversation,
                 turn,
                 self._placements[conversation].decode_at,
@@ -309,7 +303,7 @@ class Cluster:
         if last or self._deployment.decides_every_turn:
             self._door.leave(conversation)
         if last:
-            self.ledger.append(ConversationEnded(self._clock.now, conversation, len(turns)))
+            self.ledger.append(ConversationEnded(self.now, conversation, len(turns)))
             self._ended += 1
             del self._been_at[conversation], self._placements[conversation]
 
