@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 
 class Role(StrEnum):
@@ -57,7 +58,7 @@ class Fleet:
                 "at least one must be 'decode' or 'mixed'"
             )
 
-    @property
+    @cached_property
     def decoders(self) -> tuple[int, ...]:
         """Engines to which conversations can be pinned."""
         return tuple(i for i, role in enumerate(self.roles) if role.decodes)
@@ -69,9 +70,11 @@ class Fleet:
 
     def prefillers_for(self, decode_at: int) -> tuple[int, ...]:
         """Engines other than ``decode_at`` that prefill for others."""
-        return tuple(
-            i for i, role in enumerate(self.roles) if role.prefills_for_others and i != decode_at
-        )
+        return tuple(i for i in self._prefillers if i != decode_at)
+
+    @cached_property
+    def _prefillers(self) -> tuple[int, ...]:
+        return tuple(i for i, role in enumerate(self.roles) if role.prefills_for_others)
 
     def to_json(self) -> dict[str, list[str] | list[int]]:
         """Return the fleet as plain lists."""

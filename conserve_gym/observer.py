@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,6 @@ class _Engine:
 
     def __init__(self) -> None:
         self.pinned = 0
-        self.kv_tokens = 0
         self.decoding = 0
         self.handed_over = 0  # prefilled elsewhere, first token not seen
         self.prompts: dict[int, tuple[float, int]] = {}  # conversation: dispatched at, new tokens
@@ -63,6 +62,9 @@ class Observer:
         ledger: The ledger to read; the simulator's or a router's.
         fleet: Roles and capacities of its engines.
         deployment: How the engines are run.
+
+    Attributes:
+        kv_known_tokens: KV tokens that conversations pinned to each engine are known to hold.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Observer:
             (float(role.prefills_for_others), float(role.decodes)) for role in fleet.roles
         ]
         self._engines = [_Engine() for _ in fleet.roles]
+        self.kv_known_tokens = [0] * len(fleet.roles)
         self._conversations: dict[int, _Conversation] = {}
         self._at_door = 0
         self._arrivals = DecayedMean(RECENT_S)
@@ -100,8 +103,10 @@ class Observer:
 
     def update(self) -> None:
         """Read the events that were appended since the last call."""
-        self.read(self._ledger.since(self._cursor))
-        self._cursor = len(self._ledger)
+        new = self._ledger.since(self._cursor)
+        if new:
+            self.read(new)
+            self._cursor += len(new)
 
     def read(self, events: Iterable[Event]) -> None:
         """Take events into the statistics."""
@@ -116,17 +121,13 @@ class Observer:
                         f"{event} does not follow from the events before it"
                     ) from None
 
-    def kv_known_tokens(self, engine: int) -> int:
-        """KV tokens that conversations pinned to an engine are known to hold."""
-        return self._engines[engine].kv_tokens
-
     def observe(
         self,
         now: float,
         conversation: int,
         turn: int = 0,
         *,
-        taken_kv_tokens: FloatArray | None = None,
+        taken_kv_tokens: Sequence[int] | None = None,
         footprint_tokens: int | None = None,
     ) -> Observation:
         """Return what is known at time ``now`` with a conversation at the door.
@@ -141,9 +142,8 @@ class Observer:
         """
         self.update()
         door = self._conversations[conversation]
-        if taken_kv_tokens is None:
-            taken_kv_tokens = np.array([e.kv_tokens for e in self._engines], dtype=np.float64)
-        free = self._capacity - taken_kv_tokens
+        taken = self.kv_known_tokens if taken_kv_tokens is None else taken_kv_tokens
+        free = self._capacity - np.array(taken, dtype=np.float64)
         needed = door.prompt if footprint_tokens is None else footprint_tokens
         open_to = self._decodes & (self._opens_at_once or (free >= needed))
         return Observation(
@@ -154,7 +154,7 @@ class Observer:
         """Return what is known when no conversation is at the door any more."""
         self.update()
         nobody = _Conversation(arrived_s=now, prompt=0, new_tokens=0)
-        free = self._capacity - np.array([e.kv_tokens for e in self._engines], dtype=np.float64)
+        free = self._capacity - np.array(self.kv_known_tokens, dtype=np.float64)
         return Observation(
             now, -1, 0, self._fleet, self._raw(now, nobody), free, self._decodes.copy()
         )
@@ -174,15 +174,19 @@ class Observer:
             float(door.prompt),
             now - door.arrived_s,
         ]
-        for engine, capacity, (prefills, decodes) in zip(
-            self._engines, self._fleet.kv_capacity_tokens, self._roles, strict=True
+        for engine, kv_tokens, capacity, (prefills, decodes) in zip(
+            self._engines,
+            self.kv_known_tokens,
+            self._fleet.kv_capacity_tokens,
+            self._roles,
+            strict=True,
         ):
             oldest = next(iter(engine.prompts.values()))[0] if engine.prompts else now
             values += (
                 prefills,
                 decodes,
                 engine.pinned,
-                engine.kv_tokens / capacity,
+                kv_tokens / capacity,
                 len(engine.prompts) + engine.handed_over + engine.decoding,
                 engine.decoding,
                 engine.prompt_tokens,
@@ -286,8 +290,8 @@ class Observer:
 
     def _hold(self, conversation: _Conversation, tokens: int) -> None:
         assert conversation.placement is not None
-        engine = self._engines[conversation.placement.decode_at]
-        engine.kv_tokens += tokens - conversation.kv_tokens
+        gained = tokens - conversation.kv_tokens
+        self.kv_known_tokens[conversation.placement.decode_at] += gained
         conversation.kv_tokens = tokens
 
     def _unpin(self, conversation: _Conversation) -> None:

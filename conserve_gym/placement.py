@@ -31,7 +31,8 @@ class Placement(NamedTuple):
 
     def offloads(self, turn: int, new_tokens: int) -> bool:
         """Whether a turn's prompt is prefilled away from where it is decoded."""
-        return self.disaggregates and (turn == 0 or new_tokens >= self.offload_above)
+        prefill_at, decode_at, offload_above = self
+        return prefill_at != decode_at and (turn == 0 or new_tokens >= offload_above)
 
 
 def candidates(fleet: Fleet) -> tuple[Placement, ...]:

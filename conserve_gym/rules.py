@@ -15,9 +15,10 @@ def most_free_decoder(observation: Observation) -> int:
     Source: ``KvTracker.best_engine_for`` of the ConServe artifact (github.com/jerryding95/conserve
     at 2a8c3bc, 10 June 2026): argmax of budget less reserved tokens.
     """
-    decoders, free = observation.fleet.decoders, observation.free_kv_tokens
-    with_room = [engine for engine in decoders if observation.open_to[engine]]
-    return max(with_room or decoders, key=lambda engine: free[engine])
+    decoders, free = observation.fleet.decoders, observation.free_kv_tokens.tolist()
+    open_to = observation.open_to.tolist()
+    with_room = [engine for engine in decoders if open_to[engine]]
+    return max(with_room or decoders, key=free.__getitem__)
 
 
 def least_loaded_prefiller(observation: Observation, decode_at: int) -> int:
@@ -33,8 +34,8 @@ def least_loaded_prefiller(observation: Observation, decode_at: int) -> int:
             f"cannot disaggregate: of engines with roles {roles} none prefills for engine "
             f"{decode_at}"
         )
-    waiting = observation.engine_field("prompt_in_flight")
-    return min(prefillers, key=lambda engine: waiting[engine])
+    waiting = observation.engine_field("prompt_in_flight").tolist()
+    return min(prefillers, key=waiting.__getitem__)
 
 
 def place(observation: Observation, *, disaggregate: bool) -> Placement:

@@ -10,9 +10,12 @@ class DecayedMean:
 
     Args:
         time_constant_s: Age in seconds at which a value's weight has fallen to 1/e.
+
+    Attributes:
+        mean: Weighted mean, 0 without values.
     """
 
-    __slots__ = ("_sum", "_time", "_time_constant_s", "_weight")
+    __slots__ = ("_sum", "_time", "_time_constant_s", "_weight", "mean")
 
     def __init__(self, time_constant_s: float) -> None:
         """Start without values."""
@@ -20,6 +23,7 @@ class DecayedMean:
         self._time = 0.0
         self._sum = 0.0
         self._weight = 0.0
+        self.mean = 0.0
 
     def add(self, time: float, value: float) -> None:
         """Add a value seen at ``time``, which never runs back."""
@@ -27,11 +31,7 @@ class DecayedMean:
         self._sum = self._sum * fade + value
         self._weight = self._weight * fade + 1.0
         self._time = time
-
-    @property
-    def mean(self) -> float:
-        """Weighted mean, 0 without values."""
-        return self._sum / self._weight if self._weight > 0.0 else 0.0
+        self.mean = self._sum / self._weight
 
     def rate(self, now: float) -> float:
         """Values a second: the weight that is left over its time constant.

@@ -87,7 +87,7 @@ class Cluster:
         self.fleet = spec.fleet(deployment)
         self._deployment = deployment
         self._timeline = timeline
-        self._check_room()
+        self._peak_tokens = self._checked_peaks()
         self._clock = Clock()
         self.engines = [
             Engine(
@@ -108,7 +108,7 @@ class Cluster:
         )
         self.observer = Observer(self.ledger, self.fleet, deployment)
         self._door = Door(self.fleet, deployment.reservation, self.observer)
-        self._door_changed = False
+        self._door_changed = True  # a turn has come or gone since the door was looked at
         self._placements: dict[int, Placement] = {}
         self._been_at: dict[int, list[int]] = {}  # conversation: engines, the last decoder last
         self._at_decoder: dict[int, int] = {}  # conversation: prompt tokens that its decoder has
@@ -135,9 +135,9 @@ class Cluster:
             if self._door_changed:
                 if self._door.is_open():
                     return True
+                if self._ended == len(self.conversations):
+                    return False
                 self._door_changed = False
-            if self._ended == len(self.conversations):
-                return False
             clock.step()
 
     def observe(self) -> Observation:
@@ -184,14 +184,13 @@ class Cluster:
         self._start_turn(conversation, 0)
 
     def _start_turn(self, conversation: int, turn: int) -> None:
-        plan = self.conversations[conversation]
-        input_tokens, new_tokens, _, _ = plan.turns[turn]
+        input_tokens, new_tokens, _, _ = self.conversations[conversation].turns[turn]
         self.ledger.append(TurnArrived(self.now, conversation, turn, input_tokens, new_tokens))
         self._door_changed = True  # also by a pinned turn that holds less than the one before it
         if turn and not self._deployment.decides_every_turn:
             self._dispatch(conversation, turn)
         else:
-            self._door.enqueue(conversation, turn, input_tokens, plan.peak_tokens)
+            self._door.enqueue(conversation, turn, input_tokens, self._peak_tokens[conversation])
 
     def _dispatch(self, conversation: int, turn: int) -> None:
         """Send a turn's prompt to the engine that computes it."""
@@ -320,7 +319,7 @@ class Cluster:
         if last:
             self.ledger.append(ConversationEnded(self.now, conversation, len(turns)))
             self._ended += 1
-            del self._been_at[conversation]
+            del self._been_at[conversation], self._placements[conversation]
 
     def on_room_freed(self) -> None:
         """Let prefill engines look again, once what is under way now has settled."""
@@ -348,13 +347,18 @@ class Cluster:
         for engine in sorted(engines):
             self.engines[engine].nudge()
 
-    def _check_room(self) -> None:
+    def _checked_peaks(self) -> list[int]:
+        """Return the peak KV of each conversation, once it is known to fit."""
         smallest = min(self.fleet.kv_capacity_tokens)
+        peaks = []
         for i, conversation in enumerate(self.conversations):
             if not conversation.turns:
                 raise ClusterError(f"conversation {i} has no turns")
-            if conversation.peak_tokens > smallest:
+            peak = conversation.peak_tokens
+            if peak > smallest:
                 raise ClusterError(
-                    f"conversation {i} grows to {conversation.peak_tokens} tokens, more than the "
+                    f"conversation {i} grows to {peak} tokens, more than the "
                     f"smallest KV pool of cluster {self.spec.name!r}, {smallest} tokens"
                 )
+            peaks.append(peak)
+        return peaks

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-import numpy as np
-
 from conserve_gym.deployment import Reservation
 from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Observation
@@ -55,11 +53,11 @@ class Door:
 
     def enqueue(self, conversation: int, turn: int, known_tokens: int, peak_tokens: int) -> None:
         """Let a turn wait; which of the two counts is its footprint depends on the reservation."""
-        footprint = {
-            Reservation.NONE: 0,
-            Reservation.PER_TURN: known_tokens,
-            Reservation.ORACLE_PEAK: peak_tokens,
-        }[self._reservation]
+        footprint = known_tokens
+        if self._reservation is Reservation.NONE:
+            footprint = 0
+        elif self._reservation is Reservation.ORACLE_PEAK:
+            footprint = peak_tokens
         self._queue.append(Waiting(conversation, turn, footprint))
 
     def is_open(self) -> bool:
@@ -69,12 +67,13 @@ class Door:
         footprint = self._queue[0].footprint_tokens
         if not footprint:
             return True
-        if self._reservation is Reservation.PER_TURN:
+        if self._reservation is Reservation.ORACLE_PEAK:
+            taken = self._peak_tokens
+        else:
             self._observer.update()
-        return any(
-            self._fleet.kv_capacity_tokens[engine] - self._taken(engine) >= footprint
-            for engine in self._fleet.decoders
-        )
+            taken = self._observer.kv_known_tokens
+        capacity = self._fleet.kv_capacity_tokens
+        return any(capacity[engine] - taken[engine] >= footprint for engine in self._fleet.decoders)
 
     def observe(self, now: float) -> Observation:
         """Return what a policy may see with the head of the line at the door."""
@@ -84,7 +83,7 @@ class Door:
             now,
             head.conversation,
             head.turn,
-            taken_kv_tokens=np.array(self._peak_tokens, dtype=np.float64) if oracle else None,
+            taken_kv_tokens=self._peak_tokens if oracle else None,
             footprint_tokens=head.footprint_tokens if oracle else None,
         )
 
@@ -101,8 +100,3 @@ class Door:
         if conversation in self._peaks:
             engine, tokens = self._peaks.pop(conversation)
             self._peak_tokens[engine] -= tokens
-
-    def _taken(self, engine: int) -> int:
-        if self._reservation is Reservation.ORACLE_PEAK:
-            return self._peak_tokens[engine]
-        return self._observer.kv_known_tokens(engine)

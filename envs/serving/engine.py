@@ -412,6 +412,8 @@ class Engine:
             if self._kv_arrived:
                 self._join_kv_arrived()
             blocks = self._batch.blocks_for(0, 1)
+            if not blocks:
+                return
             if blocks <= self.kv.available_blocks:
                 self.kv.grow(blocks)
                 return

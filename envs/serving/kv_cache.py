@@ -108,21 +108,23 @@ class KvCache:
     def _take(self, blocks: int) -> None:
         self.used_blocks += blocks
         self.allocated_blocks += blocks
-        while self.used_blocks > self.capacity_blocks:
+        if self.used_blocks > self.capacity_blocks:
             self._evict(self.used_blocks - self.capacity_blocks)
 
     def _evict(self, blocks: int) -> None:
-        """Take up to ``blocks`` from the tail of the least recently used idle conversation."""
-        conversation, tokens = next(iter(self._idle.items()))
-        held = self.blocks(tokens)
-        taken = min(held, blocks)
-        if taken == held:
-            del self._idle[conversation]
-        else:
-            self._idle[conversation] = (held - taken) * self.block_tokens
-        self._idle_blocks -= taken
-        self.evicted_blocks += taken
-        self.give_back(taken)
+        """Take blocks from the tails of idle conversations, least recently used first."""
+        self._idle_blocks -= blocks
+        self.evicted_blocks += blocks
+        self.give_back(blocks)
+        idle = self._idle
+        while blocks:
+            conversation = next(iter(idle))
+            held = self.blocks(idle[conversation])
+            if held > blocks:
+                idle[conversation] = (held - blocks) * self.block_tokens
+                return
+            del idle[conversation]
+            blocks -= held
 
     def give_back(self, blocks: int) -> None:
         """Give back blocks of an active conversation."""

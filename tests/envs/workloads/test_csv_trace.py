@@ -28,9 +28,9 @@ A = (Turn(100, 100, 10, 0.0), Turn(130, 20, 30, 0.5), Turn(40, 40, 1, 2.0))
 B = (Turn(7, 7, 1, 0.0),)
 C = (Turn(50, 50, 5, 0.0), Turn(60, 5, 5, 0.0))
 
-REAL_TRACE = (
-    Path(__file__).resolve().parents[3].parent / "shared/traces/conserve_miniswe_trace.csv.gz"
-)
+REAL_TRACES = Path(__file__).resolve().parents[3].parent / "shared/traces"
+REAL_TRACE = REAL_TRACES / "conserve_miniswe_trace.csv.gz"
+CODING_TRACE = REAL_TRACES / "weka_claude_code.csv.gz"
 
 
 def write(tmp_path: Path, rows: list[str], header: str = HEADER) -> Path:
@@ -71,7 +71,16 @@ def test_limits(tmp_path: Path, options: dict[str, int], expected: list[Any]) ->
     assert read(write(tmp_path, ROWS), **options) == expected
 
 
-@pytest.mark.parametrize("field", ["conversations", "max_turns"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "conversations",
+        "max_turns",
+        "max_first_input_tokens",
+        "max_context_tokens",
+        "empty_output_tokens",
+    ],
+)
 def test_limits_below_one_are_refused(tmp_path: Path, field: str) -> None:
     with pytest.raises(ValidationError, match=f"{field}\n.*greater than 0"):
         CsvTrace(write(tmp_path, ROWS), **{field: 0})
@@ -124,10 +133,58 @@ def test_a_broken_row_is_named(tmp_path: Path, row: str, message: str) -> None:
         CsvTrace(path)
 
 
-def test_rows_of_a_conversation_stand_together(tmp_path: Path) -> None:
-    path = write(tmp_path, [ROWS[0], ROWS[3], ROWS[1]])
-    with pytest.raises(WorkloadError, match="line 4: conv_id='a': its rows are not together"):
+def test_rows_of_other_conversations_may_stand_between(tmp_path: Path) -> None:
+    path = write(tmp_path, [ROWS[0], ROWS[4], ROWS[1], ROWS[3], ROWS[5], ROWS[2]])
+    assert read(path) == [A, C, B]
+    assert read(path, conversations=2, max_turns=2) == [A[:2], C]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "says"),
+    [
+        (
+            {"max_first_input_tokens": 99},
+            [B, C],
+            "all 2 conversations with first prompts up to 99 tokens, 3 turns)",
+        ),
+        (
+            {"max_first_input_tokens": 50, "conversations": 1},
+            [B],
+            "the first 1 conversations with first prompts up to 50",
+        ),
+        ({"max_context_tokens": 159}, [A[:1], B, C], "4 turns... cut at 159 tokens)"),
+        ({"max_context_tokens": 160}, [A, B, C], "6 turns... cut at 160 tokens)"),
+        ({"max_context_tokens": 54}, [B], "all 1 conversations, 1 turns... cut at 54 tokens)"),
+        ({"max_context_tokens": 64}, [B, C[:1]], "2 turns... cut at 64 tokens)"),
+    ],
+)
+def test_limits_of_length(
+    tmp_path: Path, options: dict[str, int], expected: list[Any], says: str
+) -> None:
+    trace = CsvTrace(write(tmp_path, ROWS), **options)
+    assert trace.draw(np.random.default_rng(0)) == expected
+    assert all(part in trace.name for part in says.split("..."))
+
+
+def test_what_is_left_out_counts_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path, ["d,m,0,,90,90,0", *ROWS[:1], "a,m,1,,130,20,0", "a,m,2,x,y,z,0"])
+    trace = CsvTrace(
+        path, max_first_input_tokens=100, max_context_tokens=129, empty_output_tokens=1
+    )
+    assert trace.draw(np.random.default_rng(0)) == [(Turn(90, 90, 1, 0.0),), A[:1]]
+    assert (trace.blank_gaps, trace.empty_outputs) == (0, 1)
+
+
+def test_empty_outputs_are_refused_or_counted(tmp_path: Path) -> None:
+    path = write(tmp_path, [ROWS[0], "a,m,1,2,130,20,0", "a,m,2,0,140,8,1"])
+    message = r"line 3: output_tokens='0': .*; workload\.empty_output_tokens says"
+    with pytest.raises(WorkloadError, match=message):
         CsvTrace(path)
+    with pytest.raises(WorkloadError, match=r"line 4: new_tokens='8': .* after 131 held"):
+        CsvTrace(path, empty_output_tokens=1)
+    trace = CsvTrace(path, empty_output_tokens=2)
+    assert read(path, empty_output_tokens=2)[0][1] == Turn(130, 20, 2, 2.0)
+    assert trace.name.endswith("3 turns), 1 empty outputs taken as 2")
 
 
 @pytest.mark.parametrize("column", ["conv_id", "turn", "gap_s", "new_tokens"])
@@ -213,6 +270,22 @@ def test_the_papers_whole_trace_has_the_statistics_of_its_description(real_trace
     assert np.mean([turn.new_tokens == 67 for turn in later]) == pytest.approx(0.987, abs=5e-4)
     share = sum(first) / sum(turn.new_tokens for turn in every)
     assert share == pytest.approx(0.96, abs=5e-3)
+
+
+def test_a_coding_trace_has_the_conversations_of_its_description() -> None:
+    if not CODING_TRACE.is_file():
+        pytest.skip(f"the trace is not there: {CODING_TRACE}")
+    trace = CsvTrace(
+        CODING_TRACE,
+        blank_gap_s=0.0,
+        max_first_input_tokens=32_768,
+        max_context_tokens=131_072,
+        empty_output_tokens=1,
+    )
+    assert trace.name.startswith(
+        "weka_claude_code.csv.gz (all 448 conversations with first prompts up to 32,768 tokens, "
+        "21,545 turns, cut at 131,072 tokens)"
+    )
 
 
 def test_the_packaged_workload_has_the_quantiles_of_the_whole_trace(real_trace: Path) -> None:
