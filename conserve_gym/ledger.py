@@ -56,6 +56,8 @@ class Prefilled(NamedTuple):
     """A prefill engine finished a turn's prompt on behalf of another engine.
 
     Attributes:
+        tokens: Length of the prompt.
+        cached_tokens: Part of it that the engine had in its KV cache, or pulled there.
         queued_s: Seconds the prompt waited in that engine, as the engine reports afterwards.
     """
 
@@ -64,6 +66,7 @@ class Prefilled(NamedTuple):
     turn: int
     engine: int
     tokens: int
+    cached_tokens: int
     queued_s: float
 
 

@@ -217,7 +217,7 @@ class Observer:
         else:
             assert conversation.placement is not None
             self._hold(conversation, event.input_tokens)
-            self._dispatch(event.time, event.conversation, conversation, event.turn)
+            self._dispatch(event.time, event.conversation, conversation, placed=False)
 
     def _on_placed(self, event: Placed) -> None:
         conversation = self._conversations[event.conversation]
@@ -225,7 +225,7 @@ class Observer:
         self._at_door -= 1
         self._engines[event.decode_at].pinned += 1
         self._hold(conversation, conversation.prompt)
-        self._dispatch(event.time, event.conversation, conversation, event.turn)
+        self._dispatch(event.time, event.conversation, conversation, placed=True)
 
     def _on_prefilled(self, event: Prefilled) -> None:
         self._take_prompt(event.time, event.conversation, event.engine)
@@ -271,10 +271,12 @@ class Observer:
 
     # --- bookkeeping that several events share ---
 
-    def _dispatch(self, time: float, key: int, conversation: _Conversation, turn: int) -> None:
+    def _dispatch(
+        self, time: float, key: int, conversation: _Conversation, *, placed: bool
+    ) -> None:
         placement = conversation.placement
         assert placement is not None
-        offloaded = placement.offloads(turn, conversation.new_tokens)
+        offloaded = placement.offloads(placed, conversation.new_tokens)
         at = placement.prefill_at if offloaded else placement.decode_at
         conversation.dispatched_s = time
         conversation.prefilled_at = at

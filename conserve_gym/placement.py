@@ -12,8 +12,9 @@ class Placement(NamedTuple):
     """Where a conversation runs.
 
     Attributes:
-        prefill_at: Engine that prefills the first turn.
-        decode_at: Engine that decodes every turn and keeps the conversation's KV cache.
+        prefill_at: Engine that prefills the turn that is placed: a conversation's first, or each
+            where every turn is decided.
+        decode_at: Engine that decodes and keeps the conversation's KV cache.
         offload_above: Number of new tokens from which a *later* turn is prefilled at
             ``prefill_at``: what it lacks of the conversation's KV cache is moved there, and the
             new KV to ``decode_at``. Infinity: later turns stay where they are decoded (ConServe);
@@ -29,10 +30,15 @@ class Placement(NamedTuple):
         """Whether the first turn is prefilled away from where it is decoded."""
         return self.prefill_at != self.decode_at
 
-    def offloads(self, turn: int, new_tokens: int) -> bool:
-        """Whether a turn's prompt is prefilled away from where it is decoded."""
+    def offloads(self, placed: bool, new_tokens: int) -> bool:
+        """Whether a turn's prompt is prefilled away from where it is decoded.
+
+        Args:
+            placed: Whether the turn is the one that was placed, and not one that follows it.
+            new_tokens: Part of its prompt that is not yet in the conversation's own KV cache.
+        """
         prefill_at, decode_at, offload_above = self
-        return prefill_at != decode_at and (turn == 0 or new_tokens >= offload_above)
+        return prefill_at != decode_at and (placed or new_tokens >= offload_above)
 
 
 def candidates(fleet: Fleet) -> tuple[Placement, ...]:

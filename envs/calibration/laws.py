@@ -26,7 +26,7 @@ def step_ms(
 
     tokens = steps.prompt_tokens + steps.sequences
     matrices = np.hypot(prefill.weights_ms, prefill.token_us * 1e-3 * tokens)
-    length = steps.kv_tokens / np.maximum(steps.sequences, 1.0)
+    length = np.ceil(steps.kv_tokens / np.maximum(steps.sequences, 1.0))
     scan = prefill.scan_us * 1e-3 * np.maximum(steps.context_tokens, length)
     attended = steps.prompt_tokens * (steps.context_tokens + steps.prompt_tokens / 2)
     kv_us = np.hypot(decode.kv_us, mixed.tile_queries * prefill.attention_ns * 1e-3)

@@ -27,7 +27,7 @@ class Steps:
     Attributes:
         prompt_tokens: Prompt tokens in the step; 0 in a step of decodes only.
         context_tokens: Cached tokens that they come after.
-        sequences: Sequences decoding; 0 in a step of prompt tokens only.
+        sequences: Sequences decoding, of about one length; 0 in a step of prompt tokens only.
         kv_tokens: KV tokens that these read, over all of them.
         ms: Time of the step.
     """

@@ -162,7 +162,7 @@ class Cluster:
         self.ledger.append(
             Placed(self.now, head.conversation, head.turn, prefill_at, decode_at, offload_above)
         )
-        self._dispatch(head.conversation, head.turn)
+        self._dispatch(head.conversation, head.turn, placed=True)
 
     def meter(self) -> float:
         """Read the energy counters into the ledger and return their sum in joules."""
@@ -188,15 +188,15 @@ class Cluster:
         self.ledger.append(TurnArrived(self.now, conversation, turn, input_tokens, new_tokens))
         self._door_changed = True  # also by a pinned turn that holds less than the one before it
         if turn and not self._deployment.decides_every_turn:
-            self._dispatch(conversation, turn)
+            self._dispatch(conversation, turn, placed=False)
         else:
             self._door.enqueue(conversation, turn, input_tokens, self._peak_tokens[conversation])
 
-    def _dispatch(self, conversation: int, turn: int) -> None:
+    def _dispatch(self, conversation: int, turn: int, *, placed: bool) -> None:
         """Send a turn's prompt to the engine that computes it."""
         input_tokens, new_tokens, output_tokens, _ = self.conversations[conversation].turns[turn]
         placement = self._placements[conversation]
-        offloaded = placement.offloads(turn, new_tokens)
+        offloaded = placement.offloads(placed, new_tokens)
         at = placement.prefill_at if offloaded else placement.decode_at
         reusable_tokens = input_tokens - new_tokens if self._deployment.prefix_caching else 0
         been_at = self._been_at.setdefault(conversation, [])
@@ -244,14 +244,15 @@ class Cluster:
         if kept_by_decoder:
             held = self._at_decoder[conversation]
         else:
-            idle_tokens = self.engines[source].idle_tokens(conversation)
-            held = min(idle_tokens, request.reusable_tokens, request.input_tokens - 1)
+            engine = self.engines[source]
+            held = min(engine.idle_tokens(conversation), request.reusable_tokens)
+            held -= held % engine.kv.block_tokens
         tokens = held - request.computed
         if tokens <= 0:
             return False
         lent = 0 if kept_by_decoder else self.engines[source].lend(conversation)
         copy = _KvCopy(request, source, target, tokens, lent, is_history=True)
-        self._network.send(source, target, tokens, copy, hidden=False)
+        self._network.send(source, target, tokens, copy, computed_tokens=0)
         return True
 
     def on_prefilled(self, request: Request) -> None:
@@ -264,13 +265,14 @@ class Cluster:
                 request.turn,
                 source,
                 request.input_tokens,
+                request.cached_tokens,
                 request.started_s - request.submitted_s,
             )
         )
-        target = self._placements[request.conversation].decode_at
         tokens = request.input_tokens - self._at_decoder.pop(request.conversation)
+        computed_tokens = min(tokens, request.input_tokens - request.cached_tokens)
         copy = _KvCopy(request, source, target, tokens, lent=0, is_history=False)
-        self._network.send(source, target, tokens, copy)
+        self._network.send(source, target, tokens, copy, computed_tokens=computed_tokens)
 
     def _on_kv_moved(self, copy: _KvCopy, seconds: float) -> None:
         request, source, target, tokens, lent, is_history = copy

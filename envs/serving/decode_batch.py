@@ -30,6 +30,10 @@ class DecodeBatch:
         self._block_tokens = block_tokens
         self._steps = 0  # ever made
         self._finish: list[tuple[int, int, Request]] = []  # heap of (last step, tie-break, turn)
+        # Heap of (-shift, tie-break), longest first: who is longer stays longer. Entries of those
+        # that have left are thrown away when they come to the top.
+        self._longest: list[tuple[int, int]] = []
+        self._left: set[int] = set()
         self._ties = 0
         self._by_phase = [0] * block_tokens  # sequences by shift modulo block
 
@@ -42,6 +46,15 @@ class DecodeBatch:
         last_step = self._steps + request.output_tokens - request.generated
         self._ties += 1
         heapq.heappush(self._finish, (last_step, self._ties, request))
+        heapq.heappush(self._longest, (-request.shift, self._ties))
+
+    @property
+    def longest(self) -> int:
+        """Length of the longest sequence; there must be one."""
+        longest, left = self._longest, self._left
+        while longest[0][1] in left:
+            left.remove(heapq.heappop(longest)[1])
+        return self._steps - longest[0][0]
 
     def advance(self, steps: int) -> None:
         """Give every sequence ``steps`` more tokens; none may pass its last one."""
@@ -51,18 +64,18 @@ class DecodeBatch:
     def pop_finished(self) -> Request | None:
         """Take a turn that has its last token out of the batch, if there is one."""
         if self._finish and self._finish[0][0] <= self._steps:
-            request = heapq.heappop(self._finish)[2]
-            self._leave(request)
+            _, tie, request = heapq.heappop(self._finish)
+            self._leave(request, tie)
             return request
         return None
 
     def remove(self, request: Request) -> None:
         """Take a turn that has not finished out of the batch, and count what it generated."""
         index = next(i for i, entry in enumerate(self._finish) if entry[2] is request)
-        last_step = self._finish.pop(index)[0]
+        last_step, tie, _ = self._finish.pop(index)
         heapq.heapify(self._finish)
         request.generated = request.output_tokens - (last_step - self._steps)
-        self._leave(request)
+        self._leave(request, tie)
 
     def length(self, request: Request) -> int:
         """Return the tokens in the KV pool of a turn that decodes or has just left."""
@@ -99,7 +112,12 @@ class DecodeBatch:
             planned += 1
         return planned
 
-    def _leave(self, request: Request) -> None:
+    def _leave(self, request: Request, tie: int) -> None:
         self.sequences -= 1
+        if self.sequences:
+            self._left.add(tie)
+        else:
+            self._left.clear()
+            self._longest.clear()
         self.kv_tokens -= self.length(request)
         self._by_phase[request.shift % self._block_tokens] -= 1

@@ -164,7 +164,7 @@ class Engine:
     def pulled(self, request: Request, tokens: int) -> None:
         """Go on with a prompt whose first ``tokens`` have been copied here."""
         request.pulling = False
-        request.computed = tokens
+        request.computed = request.cached_tokens = tokens
         self._prefilling.append(request)
         self._wake()
 
@@ -266,18 +266,20 @@ class Engine:
             self._track.level(self._clock.now, held)
 
     def _start_prefill_step(self, chunks: list[Request], sequences: int) -> None:
-        prompt_tokens = context_tokens = longest_context = 0
+        prompt_tokens = context_tokens = scanned_tokens = 0
         attended_tokens = 0.0
         for request in chunks:
             chunk, context = request.chunk, request.computed
             prompt_tokens += chunk
             context_tokens += context
-            if context > longest_context:
-                longest_context = context
+            if context > scanned_tokens:
+                scanned_tokens = context
             attended_tokens += chunk * (context + chunk / 2)
         kv_read = self._batch.kv_tokens
+        if sequences:
+            scanned_tokens = max(scanned_tokens, self._batch.longest)
         self._step_seconds = seconds = self._time.with_prefill(
-            prompt_tokens, attended_tokens, longest_context, sequences, kv_read
+            prompt_tokens, attended_tokens, scanned_tokens, sequences, kv_read
         )
         self._phase = "mixed" if sequences else "prefill"
         self._step_joules = self._energy.with_prefill(

@@ -67,8 +67,8 @@ class MixedLaw:
 
     They go through the prompt's kernels: a decode's query fills a whole tile of queries, so that a
     KV token read costs hypot(kv, tile attention) instead of kv, and a decode's cache is scanned by
-    one multiprocessor. With B decodes that read KV tokens the prefill law becomes
-    matrices = hypot(weights, token (n + B)), attention = hypot(scan max(c_i, KV / B),
+    one multiprocessor. With B decodes of lengths l_j, KV in all, the prefill law becomes
+    matrices = hypot(weights, token (n + B)), attention = hypot(scan max(c_i, l_j),
     attention sum n_i (c_i + n_i / 2) + hypot(kv, tile attention) KV), plus sequence B; and the
     decodes' own floor holds.
 

@@ -81,7 +81,7 @@ class Network(Generic[Payload]):
         self.bytes_sent = 0.0
 
     def send(
-        self, source: int, target: int, tokens: int, payload: Payload, *, hidden: bool = True
+        self, source: int, target: int, tokens: int, payload: Payload, *, computed_tokens: int
     ) -> None:
         """Begin a move.
 
@@ -90,12 +90,12 @@ class Network(Generic[Payload]):
             target: Engine that gets it.
             tokens: How many tokens of it.
             payload: Handed back on arrival.
-            hidden: Whether the prefill that computed the KV has hidden a part of the move; where
-                there was none, as for a history that is fetched, all bytes are exposed.
+            computed_tokens: How many of them have just been computed at the source: their prefill
+                has hidden a share of their bytes. What was cached there is all exposed.
         """
         link, ports = self._way(source, target)
-        kv_bytes = tokens * self._kv_bytes_per_token
-        exposed = kv_bytes * link.exposed_share if hidden else kv_bytes
+        exposed = computed_tokens * self._kv_bytes_per_token * link.exposed_share
+        exposed += (tokens - computed_tokens) * self._kv_bytes_per_token
         self.bytes_asked += exposed
         move = Move(payload, self._clock.now, ports, link.bytes_per_s, exposed)
         self._clock.timeout(link.latency_s, move).callbacks.append(self._on_latency_over)

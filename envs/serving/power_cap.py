@@ -29,6 +29,8 @@ from conserve_gym.envs.serving.hardware import Hardware
 ATTENTION_EXPONENT = 0.95
 # 1.02 from 300 W to 200 W.
 KV_EXPONENT = 0.05
+# Nothing is known of deeper cuts, and without a cost they would look like free energy.
+LARGEST_RATIO = 1.5
 
 
 def capped(hardware: Hardware, cap_w: float) -> Hardware:
@@ -39,13 +41,16 @@ def capped(hardware: Hardware, cap_w: float) -> Hardware:
         cap_w: Watts that it may use at most; its own cap changes nothing.
 
     Raises:
-        ValueError: The cap is above the tier's own, or below its base power.
+        ValueError: The cap is above the tier's own, or so low that the rule was not measured.
     """
     power = hardware.power
     if cap_w > power.cap_w:
         raise ValueError(f"cap_w={cap_w:g} is above the tier's own {power.cap_w:g} W")
-    if cap_w < power.base_w:
-        raise ValueError(f"cap_w={cap_w:g} is below the tier's base power of {power.base_w:g} W")
+    lowest_w = max(power.cap_w / LARGEST_RATIO, power.base_w)
+    if cap_w < lowest_w:
+        raise ValueError(
+            f"cap_w={cap_w:g} is below {lowest_w:g} W, the lowest for which the rule was measured"
+        )
     if cap_w == power.cap_w:
         return hardware
     ratio = power.cap_w / cap_w

@@ -19,8 +19,8 @@ class Request:
     Attributes:
         submitted_s: When it reached the engine.
         started_s: When its first step began.
-        cached_tokens: Part of the prompt that was in the KV pool by then; preemption does not
-            change it.
+        cached_tokens: Part of the prompt that was in the KV pool by then, or was pulled there;
+            preemption does not change it.
     """
 
     __slots__ = (

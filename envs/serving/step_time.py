@@ -41,7 +41,7 @@ class StepTime:
         self,
         prompt_tokens: int,
         attended_tokens: float,
-        longest_context: int,
+        scanned_tokens: int,
         sequences: int,
         kv_tokens: int,
     ) -> float:
@@ -50,21 +50,17 @@ class StepTime:
         Args:
             prompt_tokens: Prompt tokens in the step, over all its chunks.
             attended_tokens: Sum over the chunks of n (context + n/2).
-            longest_context: Cached tokens of the chunk that has most.
+            scanned_tokens: Longest cache that is read, by a chunk or by a sequence.
             sequences: Sequences decoding beside them.
             kv_tokens: KV tokens that these read.
         """
         attention = self._per_attended_token * attended_tokens
-        scanned: float = longest_context
         if sequences:
             attention += self._per_kv_token_mixed * kv_tokens
-            length = kv_tokens / sequences
-            if length > scanned:
-                scanned = length
         work = (
             self._prefill_base
             + math.hypot(self._weights, self._per_token * (prompt_tokens + sequences))
-            + math.hypot(self._scan * scanned, attention)
+            + math.hypot(self._scan * scanned_tokens, attention)
             + self._per_sequence * sequences
         )
         if self._prefill_floor:
@@ -83,13 +79,15 @@ class StepTime:
         Args:
             prompt_tokens: Tokens of the chunk; 0 for a step of decodes only.
             context_tokens: Cached tokens that it comes after.
-            sequences: Sequences decoding.
+            sequences: Sequences decoding, all of one length.
             kv_tokens: KV tokens that these read.
         """
         if not prompt_tokens:
             return self.decode_run(sequences, kv_tokens).elapsed(1)
         attended = prompt_tokens * (context_tokens + prompt_tokens / 2)
-        return self.with_prefill(prompt_tokens, attended, context_tokens, sequences, kv_tokens)
+        length = -(-kv_tokens // sequences) if sequences else 0
+        scanned_tokens = max(context_tokens, length)
+        return self.with_prefill(prompt_tokens, attended, scanned_tokens, sequences, kv_tokens)
 
     def decode_run(self, sequences: int, kv_tokens: int) -> DecodeRun:
         """Return the law of a run of decode steps with a fixed batch.

@@ -76,8 +76,8 @@ def test_candidates_are_colocation_then_every_prefiller_of_each_decoder() -> Non
     ],
 )
 def test_offloaded_turns(placement: Placement, offloaded: list[bool]) -> None:
-    turns = ((0, 5), (1, 511), (2, 512))
-    assert [placement.offloads(turn, new_tokens) for turn, new_tokens in turns] == offloaded
+    turns = ((True, 5), (False, 511), (False, 512))
+    assert [placement.offloads(placed, new_tokens) for placed, new_tokens in turns] == offloaded
     assert placement.disaggregates is (placement.prefill_at != placement.decode_at)
 
 

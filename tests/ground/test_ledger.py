@@ -30,7 +30,7 @@ from conserve_gym.ledger import (
 EVENTS: list[Event] = [
     TurnArrived(0.1, 7, 0, 120, 120),
     Placed(0.1, 7, 0, 0, 1, math.inf),
-    Prefilled(0.1 + 0.2, 7, 0, 0, 120, 1e-17),
+    Prefilled(0.1 + 0.2, 7, 0, 0, 120, 16, 1e-17),
     KvMoved(1 / 3, 7, 0, 0, 1, 120, 0.03),
     FirstToken(0.5, 7, 0, 1),
     TurnFinished(2.0, 7, 0, 1, 120, 119, 30),

@@ -245,7 +245,7 @@ def episodes(draw: st.DrawFn, most_conversations: int = 8) -> Episode:
                 kv_capacity_tokens=-(-pool // block_tokens) * block_tokens,
                 block_tokens=block_tokens,
                 node=draw(st.integers(0, 1)),
-                cap_w=rng.uniform(tier.power.base_w, tier.power.cap_w)
+                cap_w=rng.uniform(max(tier.power.base_w, tier.power.cap_w / 1.5), tier.power.cap_w)
                 if draw(st.booleans(), label="capped")
                 else None,
             )

@@ -191,7 +191,7 @@ class ReferenceEngine:
     def pulled(self, request: Request, tokens: int) -> None:
         sequence = next(s for s in self.running if s.request is request)
         sequence.pulling = False
-        sequence.length = tokens
+        sequence.length = request.cached_tokens = tokens
         self.prefilling.append(sequence)
         self._start_if_idle()
 
@@ -398,7 +398,7 @@ class ReferenceEngine:
             return overhead_s + max(decode_floor_s, memory_s)
         tokens = sequences
         attention_s = 0.0
-        scanned = kv_tokens / sequences if sequences else 0
+        scanned = max((sequence.length for sequence in self.batch), default=0)
         for sequence, chunk in self.chunks:
             tokens += chunk
             attention_s += prefill.attention_ns / 1e9 * chunk * (sequence.length + chunk / 2)

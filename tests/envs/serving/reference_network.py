@@ -20,7 +20,7 @@ class Sent(NamedTuple):
     source: int
     target: int
     tokens: int
-    hidden: bool = True
+    computed: int | None = None  # tokens whose prefill has hidden a share; None for all
 
 
 def link_of(spec: NetworkSpec, nodes: Sequence[int], source: int, target: int) -> LinkSpec:
@@ -73,8 +73,8 @@ def arrivals(
         link = link_of(spec, nodes, move.source, move.target)
         flows_from[i] = Fraction(move.time) + Fraction(link.latency_ms) / 1000
         left[i] = move.tokens * Fraction(kv_bytes_per_token)
-        if move.hidden:
-            left[i] *= Fraction(link.exposed_share)
+        computed = move.tokens if move.computed is None else move.computed
+        left[i] -= computed * Fraction(kv_bytes_per_token) * (1 - Fraction(link.exposed_share))
         ports[i] = ports_of(spec, nodes, move.source, move.target)
         bandwidth |= dict.fromkeys(ports[i], Fraction(link.gb_per_s) * 10**9)
     now = Fraction(-1)

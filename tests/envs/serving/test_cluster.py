@@ -423,12 +423,13 @@ def test_a_turn_that_is_placed_elsewhere_pulls_its_history() -> None:
         assert cluster.advance()
         cluster.place(placement)
     assert not cluster.advance()
-    # To engine 1, and computed there; from there to engine 2, and home to engine 0, which still
-    # has the 80 tokens of turn 0.
-    assert moves(cluster) == [(0, 1, 0, 1, 80), (0, 2, 1, 2, 120), (0, 2, 2, 0, 80)]
+    # To engine 1, and computed there; from there whole blocks to engine 2, and home to engine 0,
+    # which still has the 80 tokens of turn 0.
+    assert moves(cluster) == [(0, 1, 0, 1, 80), (0, 2, 1, 2, 112), (0, 2, 2, 0, 80)]
+    home_s = 0.004 + 48 * 1e-4 + 32 * 2e-4  # the 48 that were computed, and 32 of those pulled
     first = chunk_s(80, 0)
     second = first + 1.0 + pull_s(80) + chunk_s(40, 80)
-    third = second + 1.0 + pull_s(120) + chunk_s(40, 120) + move_s(80) + decode_s(HARDWARE, 159, 1)
+    third = second + 1.0 + pull_s(112) + chunk_s(48, 112) + home_s + decode_s(HARDWARE, 159, 1)
     assert list(times(cluster, TurnFinished).values()) == [
         exactly(first),
         exactly(second),

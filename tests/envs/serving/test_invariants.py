@@ -111,12 +111,14 @@ def test_kv_moves_are_those_that_the_placements_imply(episode: Episode) -> None:
     cluster = episode.play()
     caching = episode.deployment.prefix_caching
     placements: dict[int, Placement] = {}
+    placed: dict[int, int] = {}
     homes: dict[int, int] = {}
     moves: dict[tuple[int, int], list[KvMoved]] = defaultdict(list)
     prefilled: dict[tuple[int, int], Prefilled] = {}
     for event in cluster.ledger:
         if isinstance(event, Placed):
             placements[event.conversation] = Placement(*event[3:])
+            placed[event.conversation] = event.turn
         elif isinstance(event, Prefilled):
             prefilled[event.conversation, event.turn] = event
         elif isinstance(event, KvMoved):
@@ -127,7 +129,7 @@ def test_kv_moves_are_those_that_the_placements_imply(episode: Episode) -> None:
             prefill_at, decode_at, _ = placement = placements[event.conversation]
             assert event.engine == decode_at
             computed_at, home = decode_at, homes.get(event.conversation)
-            if placement.offloads(event.turn, turn.new_tokens):
+            if placement.offloads(placed[event.conversation] == event.turn, turn.new_tokens):
                 computed_at = prefill_at
                 # What the decoder lacks comes to it at last, the prompt's last token included.
                 last = moves[key].pop()
@@ -166,7 +168,10 @@ def test_moves_take_as_long_as_the_wires_that_they_share_let_them(episode: Episo
             assert prompt is not None
             assert event.seconds == event.time - prompt.time
             began_s = prompt.time
-        move = Sent(began_s, event.source, event.target, event.tokens, hidden=not is_history)
+        computed = 0
+        if prompt is not None and not is_history:
+            computed = min(event.tokens, prompt.tokens - prompt.cached_tokens)
+        move = Sent(began_s, event.source, event.target, event.tokens, computed)
         sent.append((move, event.time))
     sent.sort(key=lambda pair: pair[0].time)
     spec = episode.spec

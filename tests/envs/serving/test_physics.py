@@ -93,6 +93,18 @@ def test_more_work_takes_longer(tier: Hardware) -> None:
 
 
 @every_tier
+def test_a_sequence_more_never_makes_a_step_shorter(tier: Hardware) -> None:
+    law = StepTime(tier)
+    for longest in (1024, 65_536):
+        for prompt in (1, 512):
+            times = [
+                law.with_prefill(prompt, prompt * prompt / 2, longest, n, longest + 16 * (n - 1))
+                for n in range(1, 50)
+            ]
+            assert all(shorter < longer for shorter, longer in pairwise(times))
+
+
+@every_tier
 def test_a_mixed_step_is_neither_faster_than_its_parts_nor_than_the_longer_one(
     tier: Hardware,
 ) -> None:

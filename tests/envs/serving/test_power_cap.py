@@ -29,11 +29,11 @@ A40 = load_scenario(["cluster=a40_1p3d_capped_decoders"]).cluster.hardware
 
 
 def test_what_a_cap_slows() -> None:
-    tier = capped(HARDWARE, 125.0)
-    assert tier.prefill.attention_ns == pytest.approx(1000.0 * 2**0.95, rel=1e-12)
-    assert tier.decode.kv_us == pytest.approx(50.0 * 2**0.05, rel=1e-12)
-    assert tier.power == replace(HARDWARE.power, cap_w=125.0)
-    assert "cap of 125 W carried over" in tier.provenance.source
+    tier = capped(HARDWARE, 200.0)
+    assert tier.prefill.attention_ns == pytest.approx(1000.0 * 1.25**0.95, rel=1e-12)
+    assert tier.decode.kv_us == pytest.approx(50.0 * 1.25**0.05, rel=1e-12)
+    assert tier.power == replace(HARDWARE.power, cap_w=200.0)
+    assert "cap of 200 W carried over" in tier.provenance.source
     assert tier.provenance.holdout_error_pct == {}
     own = replace(
         tier,
@@ -52,7 +52,9 @@ def test_the_tiers_own_cap_changes_nothing() -> None:
     assert spec.caveats == ()
 
 
-@pytest.mark.parametrize(("cap_w", "says"), [(250.5, "cap_w=250.5 is above"), (99, "cap_w=99 is")])
+@pytest.mark.parametrize(
+    ("cap_w", "says"), [(250.5, "cap_w=250.5 is above"), (166, "cap_w=166 is below 166.667 W")]
+)
 def test_caps_that_cannot_be(cap_w: float, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         capped(HARDWARE, cap_w)
@@ -84,8 +86,9 @@ def test_no_step_is_shorter_under_a_cap_and_none_uses_more_than_it(
     steps: int,
 ) -> None:
     tier = hardware(random.Random(seed))
-    base_w, own_w = tier.power.base_w, tier.power.cap_w
-    cap_w = min(base_w + share * (own_w - base_w), own_w)
+    own_w = tier.power.cap_w
+    lowest_w = max(tier.power.base_w, own_w / 1.5)
+    cap_w = min(lowest_w + share * (own_w - lowest_w), own_w)
     lower = capped(tier, cap_w)
     law, slower, energy = StepTime(tier), StepTime(lower), StepEnergy(lower)
     attended = prompt * (context + prompt / 2)

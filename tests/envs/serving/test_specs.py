@@ -76,8 +76,8 @@ def pairs(*ends: tuple[int, int]) -> str:
             "cluster.engines.0.cap_w=301 is above the tier's own 300 W",
         ),
         (
-            "+cluster.engines.1.cap_w=96.5",
-            "cluster.engines.1.cap_w=96.5 is below the tier's base power of 97 W",
+            "+cluster.engines.1.cap_w=199",
+            "cluster.engines.1.cap_w=199 is below 200 W, the lowest for which",
         ),
         ("+cluster.engines.1.cap_w=0", "cluster.engines.1.cap_w=0: .* greater than 0"),
         (

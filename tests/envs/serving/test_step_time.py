@@ -58,7 +58,7 @@ WHOLE = replace(
 
 
 @pytest.mark.parametrize(
-    ("prompt_tokens", "attended_tokens", "longest_context", "sequences", "kv_tokens", "expected"),
+    ("prompt_tokens", "attended_tokens", "scanned_tokens", "sequences", "kv_tokens", "expected"),
     [
         (40, 5000.0, 0, 0, 0, 1 + 2 + 5 + 5),  # weights 3, matrices 4, so 5 ms; attention 5 ms
         (40, 4000.0, 150, 0, 0, 1 + 2 + 5 + 5),  # a scan of 3 ms beside attention of 4 ms
@@ -66,21 +66,21 @@ WHOLE = replace(
         (1, 0.5, 0, 0, 0, 1 + 2 + math.hypot(3, 0.1) + 0.0005),
         (1, 0.5, 0, 1, 1, 1 + 0.5 + 10.2),  # the decodes' floor
         # Four decodes that read 100 each, 40 ms and a scan of 2 ms; or one that reads 400, 8 ms.
-        (36, 0.0, 0, 4, 400, 1 + 2 + 2 + 5 + math.hypot(2, 40) + 4),
-        (39, 0.0, 300, 1, 400, 1 + 0.5 + 2 + 5 + math.hypot(8, 40) + 1),
+        (36, 0.0, 100, 4, 400, 1 + 2 + 2 + 5 + math.hypot(2, 40) + 4),
+        (39, 0.0, 400, 1, 400, 1 + 0.5 + 2 + 5 + math.hypot(8, 40) + 1),
         (39, 0.0, 500, 1, 400, 1 + 0.5 + 2 + 5 + math.hypot(10, 40) + 1),
     ],
 )
 def test_weights_scans_and_the_engine_add_to_a_step_with_prompt_tokens(
     prompt_tokens: int,
     attended_tokens: float,
-    longest_context: int,
+    scanned_tokens: int,
     sequences: int,
     kv_tokens: int,
     expected: float,
 ) -> None:
     seconds = StepTime(WHOLE).with_prefill(
-        prompt_tokens, attended_tokens, longest_context, sequences, kv_tokens
+        prompt_tokens, attended_tokens, scanned_tokens, sequences, kv_tokens
     )
     assert seconds == pytest.approx(expected * 1e-3, rel=1e-12)
 
