@@ -94,6 +94,22 @@ def test_an_evaluation_on_measured_hardware_has_no_caveats(
     assert len(report.figure(summary, episodes, measured).get_suptitle().splitlines()) == 1
 
 
+def test_energy_by_engine_and_phase_is_in_the_results_alone(
+    measured: Scenario, tmp_path: Path
+) -> None:
+    episodes = played(measured)
+    report.write(tmp_path, report.summarise(episodes), episodes, measured)
+    named = {}
+    for name in ("results.csv", "summary.csv"):
+        with (tmp_path / name).open(newline="") as file:
+            named[name] = {row["metric"] for row in csv.DictReader(file)}
+    assert named["results.csv"] - named["summary.csv"] == {
+        f"engine_{i}_{phase}_kj"
+        for i in range(4)
+        for phase in ("prefill", "mixed", "decode", "idle")
+    }
+
+
 def test_an_evaluation_says_what_of_measured_hardware_was_carried_over() -> None:
     scenario = load_scenario(["cluster=h100_1p3d", "workload.conversations=4"])
     says = "Caveats: carried over, not measured there: mixed steps, overhead (h100)."
