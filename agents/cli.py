@@ -115,30 +115,55 @@ def export(config: DictConfig) -> None:
 def validate(config: DictConfig) -> None:
     """Print the fidelity report and write ``fidelity.csv``; exits with 1 if a limit is broken."""
     from conserve_gym.agents import fidelity
+    from conserve_gym.envs.workloads.conversation import WorkloadError
 
+    measurements, traces = (_given_folder(config, key) for key in ("measurements", "traces"))
     folder = _folder(config.output)
-    measurements, traces = (
-        path if path.is_dir() else None for path in (Path(config.measurements), Path(config.traces))
-    )
     console = Console()
     groups = list(fidelity.groups(measurements, traces))
     checks: list[fidelity.Check] = []
-    not_checked = list(fidelity.NOT_CHECKED)
+    not_checked: list[tuple[str, str]] = []
     for name, run, missing in track(groups, "checking", console=console, transient=True):
         if run is None:
             not_checked.append((name, missing))
-        else:
-            checks += run()
+            continue
+        try:
+            checks += list(run())  # all of a group or nothing
+        except FileNotFoundError as error:
+            not_checked.append((name, f"{error.filename}: no such file"))
+        except WorkloadError as error:
+            not_checked.append((name, str(error)))
     console.print(fidelity.table(checks))
+    for name, reason in fidelity.NOT_CHECKED:
+        console.print(f"no check covers {name}: {reason}", soft_wrap=True)
     for name, reason in not_checked:
-        console.print(f"not checked: {name}: {reason}")
+        console.print(f"not checked: {name}: {reason}", soft_wrap=True)
     broken = [check for check in checks if not check.holds]
-    console.print(f"{len(checks) - len(broken)} of {len(checks)} checks hold")
+    console.print(
+        f"{len(checks) - len(broken)} of {len(checks)} checks hold; "
+        f"{len(not_checked)} groups not checked"
+    )
     path = folder / "fidelity.csv"
     fidelity.write(path, checks)
     console.print(str(path), soft_wrap=True)
     if broken:
         sys.exit(1)
+
+
+def _given_folder(config: DictConfig, key: str) -> Path | None:
+    """Return a folder to read, None if it is a default that is not there.
+
+    Raises:
+        ConfigurationError: It was named on the command line and is not there.
+    """
+    from conserve_gym.envs.configuration import ConfigurationError
+
+    path = Path(str(config[key]))
+    if path.is_dir():
+        return path
+    if any(o.lstrip("+").startswith(f"{key}=") for o in HydraConfig.get().overrides.task):
+        raise ConfigurationError(f"{key}={path}: no such folder")
+    return None
 
 
 def _folder(output: str) -> Path:

@@ -26,6 +26,8 @@ class Episode:
         sees_future: Whether it used what no scheduler can know.
         seed: Seed of the workload and its arrivals.
         metrics: Every metric by name.
+        energy_kj: Energy of each engine in each phase by name, which add up to the metric of that
+            name; where arms give engines other roles, means and differences say nothing.
         normalised: Latencies of each conversation over its standalone ones, by arrival.
         ledger: What happened.
     """
@@ -34,6 +36,7 @@ class Episode:
     sees_future: bool
     seed: int
     metrics: dict[str, float]
+    energy_kj: dict[str, float]
     normalised: tuple[Normalised, ...]
     ledger: Ledger
 
@@ -67,9 +70,11 @@ def play(
         kv_bytes_per_token=scenario.cluster.kv_bytes_per_token,
     )
     metrics["preemptions"] = float(sum(engine.preemptions for engine in cluster.engines))
-    for i, engine in enumerate(cluster.engines):
-        for phase, joules in engine.energy_j().items():
-            metrics[f"engine_{i}_{phase}_kj"] = joules * 1e-3
+    energy_kj = {
+        f"engine_{i}_{phase}_kj": joules * 1e-3
+        for i, engine in enumerate(cluster.engines)
+        for phase, joules in engine.energy_j().items()
+    }
     if isinstance(policy, Scheduler):
         metrics["fallback_pct"] = 100.0 * policy.fallbacks / policy.decisions
     return Episode(
@@ -77,6 +82,7 @@ def play(
         policy.deployment.sees_future,
         seed,
         metrics,
+        energy_kj,
         tuple(r.normalised(s) for r, s in zip(records, standalone, strict=True)),
         cluster.ledger,
     )

@@ -158,7 +158,7 @@ def write(
     results = (
         (episode.policy, episode.sees_future, episode.seed, metric, value, caveats)
         for episode in episodes
-        for metric, value in episode.metrics.items()
+        for metric, value in (episode.metrics | episode.energy_kj).items()
     )
     differences = paired(episodes)
     nothing = Estimate(math.nan, math.nan, math.nan)

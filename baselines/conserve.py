@@ -3,10 +3,13 @@
 Source: arXiv 2606.01839; arm ``adaptive_disagg_decoders`` of github.com/jerryding95/conserve at
 2a8c3bc (2026-06-10). Its headline run reserves each conversation's peak KV, which nobody can know
 (``conserve_oracle`` in the registry); its variant ``_per_turn_kv`` counts what has been seen, as
-``ConServe`` does by default.
+``ConServe`` does by default. With ``offload_above``, as ``conserve_offload`` has it, long
+appends go to the prefiller too: no decoder is stalled by them, but history moves to and fro.
 """
 
 from __future__ import annotations
+
+import math
 
 from conserve_gym import rules
 from conserve_gym.deployment import Deployment, Reservation
@@ -15,15 +18,21 @@ from conserve_gym.placement import Placement
 
 
 class ConServe:
-    """Disaggregates every conversation's first turn.
+    """Disaggregates every conversation's first turn, and later ones that append much.
 
     Args:
         reservation: How the door counts KV.
+        offload_above: New tokens from which a later turn is prefilled at the prefill engine too.
     """
 
-    def __init__(self, reservation: Reservation = Reservation.PER_TURN) -> None:
+    def __init__(
+        self,
+        reservation: Reservation = Reservation.PER_TURN,
+        offload_above: float = math.inf,
+    ) -> None:
         """Take the cluster's roles as they are."""
         self.name = "conserve"
+        self._offload_above = offload_above
         self.deployment = Deployment(reservation=reservation)
 
     def reset(self, seed: int) -> None:
@@ -31,4 +40,5 @@ class ConServe:
 
     def decide(self, observation: Observation) -> Placement:
         """Choose the decoder with most free KV and the least loaded prefiller."""
-        return rules.place(observation, disaggregate=True)
+        placement = rules.place(observation, disaggregate=True)
+        return placement._replace(offload_above=self._offload_above)

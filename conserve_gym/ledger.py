@@ -71,7 +71,11 @@ class Prefilled(NamedTuple):
 
 
 class KvMoved(NamedTuple):
-    """A turn's KV cache arrived at another engine, ``seconds`` after the move began."""
+    """KV cache of a turn arrived at another engine, ``seconds`` after the move began.
+
+    That is what was computed away from the decoder and came to it, and also history that was pulled
+    to where a later prompt is computed.
+    """
 
     time: float
     conversation: int

@@ -88,7 +88,7 @@ class ConversationRecord:
         context_tokens: Full prompts, history included, summed over the turns.
         new_tokens: New prompt tokens, summed over the turns.
         output_tokens: Output, summed over the turns.
-        kv_moves: KV transfers.
+        kv_moves: KV transfers, pulls of history to where a later prompt is computed included.
         moved_tokens: Tokens that they moved.
     """
 
@@ -216,6 +216,8 @@ def summarise(
         output_by_engine: Tokens that each engine decoded.
         decoders: Engines that could decode.
         kv_bytes_per_token: Size of a token in the KV cache.
+
+    ``kv_moves_per_conversation`` and ``kv_moved_gb`` count every move, pulls of history included.
     """
     metrics: dict[str, float] = {}
     span_s = max(record.ended_s for record in records)

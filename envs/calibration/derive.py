@@ -230,6 +230,7 @@ def hardware(gpu: Gpu, model: Model) -> Hardware:
             source="public figures of the GPU and the model; efficiencies of other GPUs",
             date="2026-11-23",
             derived=True,
+            carried=(),  # all of it is, which ``derived`` says
             holdout_error_pct={},
         ),
     )

@@ -17,6 +17,8 @@ from conserve_gym.envs.serving.power_cap import capped
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet, Role
 
+_CAP_RULE = "cap by a rule measured on an A40 at 300 to 200 W"
+
 
 class ClusterError(ConServeGymError):
     """A cluster that cannot serve its workload."""
@@ -169,13 +171,16 @@ class ClusterSpec:
         derived = [
             f"derived hardware: {name}" for name in tiers if self.hardware[name].provenance.derived
         ]
+        parts = {name: self.hardware[name].provenance.carried for name in tiers}
+        by_tier = " and ".join(f"{', '.join(of)} ({name})" for name, of in parts.items() if of)
+        carried = [f"carried over, not measured there: {by_tier}"] if by_tier else []
         caps = [
-            f"cap carried over from A40: {engine.hardware} at {engine.cap_w:g} W"
+            f"{_CAP_RULE}: {engine.hardware} at {engine.cap_w:g} W"
             for engine in self.engines
             if engine.cap_w is not None
             and engine.cap_w < self.hardware[engine.hardware].power.cap_w
         ]
-        return tuple(dict.fromkeys(derived + caps))
+        return tuple(dict.fromkeys(derived + carried + caps))
 
     @property
     def nodes(self) -> tuple[int, ...]:

@@ -153,12 +153,15 @@ class Provenance:
         date: Date of that revision.
         derived: Whether nothing was measured, and the laws follow from public figures of the GPU
             and the model. Results say so.
+        carried: Parts of a measured tier that were carried over from other GPUs or inferred, such
+            as "scan", "mixed steps", "overhead", "power". Results name them.
         holdout_error_pct: Mean absolute error on rows that were left out of the fit, in percent.
     """
 
     source: str
     date: str
     derived: bool
+    carried: tuple[str, ...]
     holdout_error_pct: dict[str, float]
 
 

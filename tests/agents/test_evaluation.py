@@ -11,8 +11,8 @@ from conserve_gym.envs.configuration import load_scenario
 
 def test_energy_by_engine_and_phase_adds_up() -> None:
     scenario = load_scenario(["workload.conversations=20"])
-    metrics = play(scenario, make_baseline("conserve"), 0).metrics
-    parts = {name: value for name, value in metrics.items() if name.startswith("engine_")}
+    episode = play(scenario, make_baseline("conserve"), 0)
+    metrics, parts = episode.metrics, episode.energy_kj
     assert len(parts) == 4 * 4
     assert sum(parts.values()) == pytest.approx(metrics["energy_kj"], rel=1e-12)
     # The prefiller does nothing but prefill; the decoders decode and prefill what is appended.

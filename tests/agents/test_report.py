@@ -28,12 +28,19 @@ from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.registration import ENVIRONMENTS
 
 CONF = Path(__file__).parents[2] / "conf"
-CAVEATS = ("derived hardware: h100_b", "cap carried over from A40: h100_b at 500 W")
+CAVEATS = (
+    "derived hardware: h100_b",
+    "cap by a rule measured on an A40 at 300 to 200 W: h100_b at 500 W",
+)
 
 
 @pytest.fixture(scope="module")
 def measured() -> Scenario:
-    return load_scenario(["cluster=h100_1p3d", "workload.conversations=4"])
+    """Return a scenario on a tier all of which is said to be measured."""
+    scenario = load_scenario(["cluster=h100_1p3d", "workload.conversations=4"])
+    tier = scenario.cluster.hardware["h100"]
+    tier = replace(tier, provenance=replace(tier.provenance, carried=()))
+    return replace(scenario, cluster=replace(scenario.cluster, hardware={"h100": tier}))
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +92,28 @@ def test_an_evaluation_on_measured_hardware_has_no_caveats(
     with (tmp_path / "summary.csv").open(newline="") as file:
         assert {row["caveats"] for row in csv.DictReader(file)} == {""}
     assert len(report.figure(summary, episodes, measured).get_suptitle().splitlines()) == 1
+
+
+def test_energy_by_engine_and_phase_is_in_the_results_alone(
+    measured: Scenario, tmp_path: Path
+) -> None:
+    episodes = played(measured)
+    report.write(tmp_path, report.summarise(episodes), episodes, measured)
+    named = {}
+    for name in ("results.csv", "summary.csv"):
+        with (tmp_path / name).open(newline="") as file:
+            named[name] = {row["metric"] for row in csv.DictReader(file)}
+    assert named["results.csv"] - named["summary.csv"] == {
+        f"engine_{i}_{phase}_kj"
+        for i in range(4)
+        for phase in ("prefill", "mixed", "decode", "idle")
+    }
+
+
+def test_an_evaluation_says_what_of_measured_hardware_was_carried_over() -> None:
+    scenario = load_scenario(["cluster=h100_1p3d", "workload.conversations=4"])
+    says = "Caveats: carried over, not measured there: mixed steps, overhead (h100)."
+    assert says in printed(scenario, played(scenario))
 
 
 @pytest.mark.parametrize("identifier", ENVIRONMENTS)

@@ -39,6 +39,20 @@ def test_the_runtime_imports_numpy_alone() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_a_simulation_imports_neither_pandas_nor_scipy() -> None:
+    script = (
+        "import sys, gymnasium, conserve_gym.envs\n"
+        "env = gymnasium.make('conserve_gym/ConversationPlacement-v0',\n"
+        "                     scenario=['workload.conversations=2'])\n"
+        "env.reset(seed=0)\n"
+        "while not env.step(1)[2]: pass\n"
+        "import conserve_gym.agents.evaluation, conserve_gym.agents.policies\n"
+        "heavy = {'pandas', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {sorted(heavy)}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_torch_stays_out_of_everything_but_training() -> None:
     script = (
         "import sys\n"

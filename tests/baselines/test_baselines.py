@@ -13,7 +13,11 @@ from conserve_gym.baselines.full_disagg import FullDisagg
 from conserve_gym.baselines.random_choice import RandomChoice
 from conserve_gym.baselines.registry import BASELINES, make_baseline
 from conserve_gym.deployment import Deployment, Reservation
+from conserve_gym.envs.configuration import load_scenario
+from conserve_gym.envs.serving.cluster import Cluster
+from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Fleet, Role
+from conserve_gym.ledger import KvMoved
 from conserve_gym.observation import Observation, Scaler
 from conserve_gym.placement import Placement
 from conserve_gym.policy import Policy
@@ -76,6 +80,35 @@ def test_full_disagg_sends_every_turn_through_the_prefiller() -> None:
     assert policy.deployment.decides_every_turn
 
 
+def test_conserve_offload_sends_long_appends_through_the_prefiller() -> None:
+    placement = make_baseline("conserve_offload").decide(
+        observation((P, P, D, D), free=[9, 9, 100, 300], waiting=[5, 4, 0, 0])
+    )
+    assert placement == Placement(1, 3, 512)
+    assert placement.offloads(0, 1)
+    assert [placement.offloads(1, new_tokens) for new_tokens in (511, 512)] == [False, True]
+
+
+def test_conserve_offload_pulls_history_to_the_prefiller_and_conserve_does_not() -> None:
+    turns = (Turn(9000, 9000, 20, 0.0), Turn(9531, 511, 20, 1.0), Turn(10_063, 512, 20, 1.0))
+    moves = {}
+    for name in ("conserve", "conserve_offload"):
+        policy = make_baseline(name)
+        spec = load_scenario().cluster
+        cluster = Cluster(spec, policy.deployment, [Conversation(0.0, turns)])
+        while cluster.advance():
+            cluster.place(policy.decide(cluster.observe()))
+        moves[name] = [
+            (event.turn, event.source, event.target)
+            for event in cluster.ledger
+            if isinstance(event, KvMoved)
+        ]
+    assert moves == {
+        "conserve": [(0, 0, 1)],
+        "conserve_offload": [(0, 0, 1), (2, 1, 0), (2, 0, 1)],
+    }
+
+
 def choices(policy: Policy, seed: int, count: int) -> list[Placement]:
     seen = observation((P, D, D), free=[900, 100, 300])
     policy.reset(seed)
@@ -105,6 +138,7 @@ def test_random_is_reproducible_and_touches_no_other_stream() -> None:
         ("colocate", Deployment(all_mixed=True)),
         ("colocate_oracle", Deployment(all_mixed=True, reservation=Reservation.ORACLE_PEAK)),
         ("conserve", Deployment()),
+        ("conserve_offload", Deployment()),
         ("conserve_oracle", Deployment(reservation=Reservation.ORACLE_PEAK)),
         ("full_disagg", Deployment(decides_every_turn=True, prefix_caching=False)),
         ("random", Deployment()),
@@ -124,6 +158,7 @@ def test_every_baseline_is_named_here() -> None:
         "colocate",
         "colocate_oracle",
         "conserve",
+        "conserve_offload",
         "conserve_oracle",
         "full_disagg",
         "random",

@@ -144,6 +144,8 @@ def test_a_killed_run_resumes_within_a_checkpoint_interval(tmp_path: Path) -> No
         ("evaluate", ["workload=trace", "workload.path=absent.csv"], "absent.csv"),
         ("evaluate", ["policies=[broken_policy]"], "policy.json"),
         ("export", ["run=nowhere"], "nowhere"),
+        ("validate", ["measurements=nowhere"], "measurements=nowhere: no such folder"),
+        ("validate", ["traces=nowhere"], "traces=nowhere: no such folder"),
         ("train", ["agent.n_step=3"], "agent.n_step"),
         ("train", ["experiment=unheard_of"], "unheard_of"),
     ],
@@ -157,13 +159,23 @@ def test_wrong_input_is_one_clear_error_and_leaves_nothing(
     (tmp_path / "broken_policy").mkdir()
     (tmp_path / "broken_policy" / "policy.json").write_text('{"schema": 1')
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    extra = ["output=out"] if script == "evaluate" else []
+    extra = ["output=out"] if script in ("evaluate", "validate") else []
     failed = run(script, *arguments, *extra, cwd=tmp_path)
     assert failed.returncode in (1, 2)
     assert says in failed.stderr
     assert "Traceback" not in failed.stderr
     after = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_a_report_names_the_files_that_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run("validate", "measurements=empty", "output=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "other tiers: empty/aic_iteration_grid.csv.gz: no such file" in done.stdout
+    assert "A40 power: the paper's trace is not there: traces=FOLDER" in done.stdout  # a default
+    checks = rows(tmp_path / "out" / "fidelity.csv")
+    assert f"{len(checks)} of {len(checks)} checks hold; 7 groups not checked" in done.stdout
 
 
 @pytest.mark.skipif(not TRACE.exists(), reason="the paper's trace is not beside the checkout")

@@ -55,7 +55,11 @@ HARDWARE = Hardware(
         kv_bytes_per_token=1e6,
     ),
     provenance=Provenance(
-        source="round numbers", date="2026-01-01", derived=False, holdout_error_pct={}
+        source="round numbers",
+        date="2026-01-01",
+        derived=False,
+        carried=(),
+        holdout_error_pct={},
     ),
 )
 

@@ -153,7 +153,7 @@ def hardware(rng: random.Random, *, plain: bool = False) -> Hardware:
             kv_bytes_per_token=10.0 ** between(4.0, 7.0),
         ),
         provenance=Provenance(
-            source="drawn", date="2026-01-01", derived=False, holdout_error_pct={}
+            source="drawn", date="2026-01-01", derived=False, carried=(), holdout_error_pct={}
         ),
     )
 

@@ -63,7 +63,12 @@ def test_caps_that_cannot_be(cap_w: float, says: str) -> None:
 def test_an_engine_runs_under_its_cap_and_the_cluster_says_so() -> None:
     spec = cluster_of(engine(Role.PREFILL), engine(Role.DECODE, count=2, cap_w=200.0))
     assert [spec.tier(one).power.cap_w for one in spec.engines] == [250.0, 200.0]
-    assert spec.caveats == ("cap carried over from A40: example at 200 W",)
+    assert spec.caveats == ("cap by a rule measured on an A40 at 300 to 200 W: example at 200 W",)
+
+
+def test_a_packaged_group_is_capped_without_a_plus() -> None:
+    cluster = load_scenario(["cluster=a40_1p3d", "cluster.engines.1.cap_w=250"]).cluster
+    assert [cluster.tier(one).power.cap_w for one in cluster.engines] == [300.0, 250.0]
 
 
 @settings(max_examples=300, deadline=None)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 from examples import HARDWARE, NETWORK, cluster_of, conversation, engine, play, times
 from omegaconf import OmegaConf
 
-from conserve_gym.deployment import Deployment
+from conserve_gym.deployment import DEFAULT_DEPLOYMENT, Deployment
 from conserve_gym.envs.configuration import ConfigurationError, load_scenario, validated
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.envs.serving.hardware import PowerLaw
@@ -51,10 +51,10 @@ def pairs(*ends: tuple[int, int]) -> str:
             "cluster.network.same_node=None, but engines 0 and 1 stand in nodes 0 and 0",
         ),
         (
-            "network@cluster.network=l40s_pcie +cluster.engines.1.node=2",
+            "network@cluster.network=l40s_pcie cluster.engines.1.node=2",
             "cluster.network.cross_node=None, but engines 0 and 1 stand in nodes 0 and 2",
         ),
-        ("+cluster.engines.0.node=-1", "cluster.engines.0.node=-1: .* or equal to 0"),
+        ("cluster.engines.0.node=-1", "cluster.engines.0.node=-1: .* or equal to 0"),
         (pairs((0, 1), (4, 0)), r"cluster.network.pairs.1.source=4 is none of the 4 engines"),
         (pairs((0, 5)), r"cluster.network.pairs.0.target=5 is none of the 4 engines"),
         (pairs((-1, 0)), r"cluster.network.pairs.0.source=-1: .* or equal to 0"),
@@ -72,14 +72,14 @@ def pairs(*ends: tuple[int, int]) -> str:
         ("cluster.engines.1.role=prefill", r"no engine decodes: .*\['prefill', 'prefill'\]"),
         ("cluster.engines=[]", r"no engine decodes: engines have roles \[\]"),
         (
-            "+cluster.engines.0.cap_w=301",
+            "cluster.engines.0.cap_w=301",
             "cluster.engines.0.cap_w=301 is above the tier's own 300 W",
         ),
         (
-            "+cluster.engines.1.cap_w=199",
+            "cluster.engines.1.cap_w=199",
             "cluster.engines.1.cap_w=199 is below 200 W, the lowest for which",
         ),
-        ("+cluster.engines.1.cap_w=0", "cluster.engines.1.cap_w=0: .* greater than 0"),
+        ("cluster.engines.1.cap_w=0", "cluster.engines.1.cap_w=0: .* greater than 0"),
         (
             f"+hardware@{TIER}b=a40_qwen3_0.6b_300w cluster.engines.1.hardware=a40_300wb "
             f"{TIER}b.model=Qwen3-8B",
@@ -138,7 +138,26 @@ def test_the_packaged_clusters_are_valid() -> None:
         spec = load_scenario([f"cluster={name}"]).cluster
         assert spec.name == name
         assert " ".join(spec.fleet(Deployment()).roles) == roles
-        assert spec.caveats == ()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "carried"),
+    [
+        ("a40_1p3d", "mixed steps (a40_300w)"),
+        (
+            "a40_1p3d_capped_decoders",
+            "mixed steps (a40_300w) and decode, mixed steps (a40_200w)",
+        ),
+        ("h100_1p3d", "mixed steps, overhead (h100)"),
+        (
+            "h100_prefill_a100_decode",
+            "mixed steps, overhead (h100) and scan, mixed steps, overhead (a100)",
+        ),
+    ],
+)
+def test_a_cluster_says_in_one_line_what_was_carried_over(cluster: str, carried: str) -> None:
+    caveats = load_scenario([f"cluster={cluster}"]).cluster.caveats
+    assert caveats == (f"carried over, not measured there: {carried}",)
 
 
 @pytest.mark.parametrize("cluster", ["h100_1p3d", "a100_1p3d", "h100_prefill_a100_decode"])
@@ -223,3 +242,9 @@ def test_an_arm_may_make_all_engines_mixed() -> None:
 def test_kv_bytes_are_those_of_the_standalone_tier() -> None:
     spec: ClusterSpec = cluster_of(engine(Role.MIXED))
     assert spec.kv_bytes_per_token == HARDWARE.figures.kv_bytes_per_token
+
+
+def test_every_field_of_a_deployment_can_be_set_without_a_plus() -> None:
+    names = [field.name for field in fields(Deployment)]
+    overrides = [f"deployment.{name}={DEFAULT_DEPLOYMENT.to_json()[name]}" for name in names]
+    assert load_scenario(overrides).deployment == load_scenario().deployment == DEFAULT_DEPLOYMENT
