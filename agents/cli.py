@@ -1,4 +1,4 @@
-"""The commands: train, evaluate, export. Configuration is Hydra's; see ``--help`` of each."""
+"""The commands: train, evaluate, export, calibrate; Hydra configures them. See their ``--help``."""
 
 from __future__ import annotations
 
@@ -111,6 +111,15 @@ def export(config: DictConfig) -> None:
         "golden vectors verified without torch)",
         soft_wrap=True,
     )
+
+
+@hydra.main(config_name="calibrate", **CONFIG)
+@_command
+def calibrate(config: DictConfig) -> None:
+    """Fit the step law of a GPU and a model, and write it as a hardware file."""
+    from conserve_gym.agents.calibrate import calibrate as run
+
+    run(config, Console())
 
 
 def _overrides() -> list[str]:
