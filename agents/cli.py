@@ -110,6 +110,15 @@ def export(config: DictConfig) -> None:
     )
 
 
+@hydra.main(config_name="calibrate", **CONFIG)
+@_command
+def calibrate(config: DictConfig) -> None:
+    """Fit the step law of a GPU and a model, and write it as a hardware file."""
+    from conserve_gym.agents.calibrate import calibrate as run
+
+    run(config, Console())
+
+
 @hydra.main(config_name="validate", **CONFIG)
 @_command
 def validate(config: DictConfig) -> None:

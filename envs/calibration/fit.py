@@ -7,7 +7,7 @@ linearly (soft L1 above 5 %), so that a few odd cells do not bend the law.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -22,6 +22,8 @@ Law = TypeVar("Law", PrefillLaw, DecodeLaw, MixedLaw)
 _LINEAR_FROM = 0.05
 # What a second regime of decodes must lower the cost to, for the two parameters that it brings.
 _EARNED = 0.7
+# No step takes no time, however well that fits those that were measured.
+_SHORTEST_MS = 1e-3
 
 # FlashAttention 2 works on 64 queries at once; fitted to measured mixed steps it is 63.6.
 TILE = MixedLaw(64.0)
@@ -47,7 +49,7 @@ def fit(steps: Steps, scan_us: float | None = None, like: Laws | None = None) ->
     Args:
         steps: Measured steps.
         scan_us: Scan of a context token where it is known from elsewhere; None fits it, or leaves
-            it 0 where no prompt has a context.
+            it 0 where no prompt has a context or mixed steps are told better without.
         like: Laws of the same form, to fit again without some of the steps: what is 0 in them
             stays 0.
 
@@ -57,20 +59,32 @@ def fit(steps: Steps, scan_us: float | None = None, like: Laws | None = None) ->
     prompts, decodes, mixed = steps.of_prompts, steps.of_decodes, steps.mixed
     _need(prompts.prompt_tokens, "prompts of {} lengths")
     _need(decodes.kv_tokens, "decodes that read {} different numbers of KV tokens")
-    prefill = _fit_prefill(prompts, scan_us, like.prefill if like else None)
+    fitted = [_fit_prefill(prompts, scan_us, like.prefill if like else None)]
     decode = _fit_decode(decodes, like.decode if like else None)
     if not len(mixed):
-        return Laws(prefill, decode, TILE)
-    tile = _search(mixed, TILE, lambda law: step_ms(mixed, prefill, decode, law))[1]
-    return Laws(prefill, decode, tile)
+        return Laws(fitted[0][1], decode, TILE)
+    if scan_us is None and not like:
+        # Decodes in a mixed step scan too: a scan that only makes up for odd prompts shows there.
+        fitted.append(_fit_prefill(prompts, 0.0, None))
+    found = []
+    for cost, prefill in fitted:
+
+        def predicted(law: MixedLaw, prefill: PrefillLaw = prefill) -> FloatArray:
+            return step_ms(mixed, prefill, decode, law)
+
+        mixed_cost, tile = _search(mixed, TILE, predicted)
+        found.append((cost + mixed_cost, Laws(prefill, decode, tile)))
+    return min(found, key=lambda pair: pair[0])[1]
 
 
-def _fit_prefill(steps: Steps, scan_us: float | None, like: PrefillLaw | None) -> PrefillLaw:
+def _fit_prefill(
+    steps: Steps, scan_us: float | None, like: PrefillLaw | None
+) -> tuple[float, PrefillLaw]:
     def predicted(law: PrefillLaw) -> FloatArray:
         return step_ms(steps, law, _NO_DECODE, TILE)
 
     if like:
-        return _search(steps, like, predicted, fixed_last=scan_us is not None)[1]
+        return _search(steps, like, predicted, fixed_last=scan_us is not None)
     shortest, longest = float(steps.ms.min()), float(steps.ms.max())
     most = float(steps.prompt_tokens.max())
     token, attention = longest / most / 2 * 1e3, longest / most**2 / 2 * 1e6
@@ -83,7 +97,7 @@ def _fit_prefill(steps: Steps, scan_us: float | None, like: PrefillLaw | None) -
         PrefillLaw(shortest, shortest * 0.4, 0.0, token, attention, scan),
     )
     found = (_search(steps, s, predicted, fixed_last=scan_us is not None) for s in starts)
-    return min(found, key=lambda pair: pair[0])[1]
+    return min(found, key=lambda pair: pair[0])
 
 
 def _fit_decode(steps: Steps, like: DecodeLaw | None) -> DecodeLaw:
@@ -155,7 +169,10 @@ def _search(
         loss="soft_l1",
         f_scale=_LINEAR_FROM,
     )
-    return float(found.cost), law(found.x)
+    fitted = law(found.x)
+    if not isinstance(fitted, MixedLaw):
+        fitted = replace(fitted, base_ms=max(fitted.base_ms, _SHORTEST_MS))
+    return float(found.cost), fitted
 
 
 def _need(values: FloatArray, what: str) -> None:

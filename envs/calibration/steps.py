@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from conserve_gym.errors import ConServeGymError
+from conserve_gym.files import whole
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -112,7 +113,9 @@ class Steps:
             columns.append(values)
         return cls(*columns)
 
-    def write(self, path: Path) -> None:
-        """Write the table so that ``read`` reads it."""
+    def write(self, path: Path, comment: Sequence[str] = ()) -> None:
+        """Write the table so that ``read`` reads it, with lines of comment above it."""
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        pd.DataFrame(columns).to_csv(path, index=False)
+        with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+            file.writelines(f"# {line}\n" for line in comment)
+            pd.DataFrame(columns).to_csv(file, index=False, float_format="%.9g")
