@@ -36,8 +36,9 @@ demo: $(STAMP) ## train a small policy, export it, and compare it with the heuri
 		'policies=[colocate,full_disagg,conserve,runs/demo/policy]' seeds=5 \
 		output=runs/demo/evaluation
 
+# One worker a core; a file's tests stay together, because they share what they set up.
 test: $(STAMP) ## run the tests, without those marked slow
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check
