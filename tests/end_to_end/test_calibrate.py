@@ -281,6 +281,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["+model.depth=3"], "model.depth"),
         (["output=file"], "output=file is a file"),
         (["name=a/b"], "a/b"),
+        (["name=h100_qwen3_8b"], "h100_qwen3_8b"),
     ],
 )
 def test_wrong_input_is_named_and_leaves_nothing(
