@@ -6,6 +6,7 @@ import asyncio
 import shlex
 from dataclasses import replace
 from datetime import date
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +63,10 @@ def calibrate(config: DictConfig, console: Console) -> Path:
     name = str(config.name)
     if not name or Path(name).name != name:
         raise ConfigurationError(f"name={name!r} is no name of a file")
+    if (resources.files("conserve_gym.conf") / "hardware" / f"{name}.yaml").is_file():
+        raise ConfigurationError(
+            f"name={name!r} is a tier of this project, which Hydra would find first"
+        )
     checked = _count(config.check_requests, "check_requests")
     seed = _count(config.seed, "seed")
     folder = Path(config.output)

@@ -38,7 +38,13 @@ from conserve_gym.envs.calibration.fit import Laws, fit
 from conserve_gym.envs.calibration.measure import Measurement, Plan
 from conserve_gym.envs.calibration.steps import Steps
 from conserve_gym.envs.configuration import validated
-from conserve_gym.envs.serving.hardware import DecodeLaw, Hardware, MixedLaw, PrefillLaw
+from conserve_gym.envs.serving.hardware import (
+    DecodeLaw,
+    EngineOverhead,
+    Hardware,
+    MixedLaw,
+    PrefillLaw,
+)
 from conserve_gym.errors import ConServeGymError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -57,7 +63,7 @@ PLAN = (
     "plan.repeats=2",
     "plan.decode_steps=8",
 )
-FOR = ("gpu=cpu", "model=tiny_llama", "name=mine", "output=out")
+FOR = ("gpu=a40", "model=qwen3_8b", "name=mine", "output=out")
 
 
 def calibrate(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -85,11 +91,11 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def hardware() -> Hardware:
-    gpu = validated(derive.Gpu, OmegaConf.load(SCRIPTS.parent / "conf" / "gpu" / "cpu.yaml"))
-    model_file = SCRIPTS.parent / "conf" / "model" / "tiny_llama.yaml"
-    derived = derive.hardware(gpu, validated(derive.Model, OmegaConf.load(model_file)))
-    no_overhead = replace(derived.overhead, step_ms=0.0, sequence_us=0.0)
-    return replace(derived, overhead=no_overhead, **KNOWN._asdict())
+    conf = SCRIPTS.parent / "conf"
+    gpu = validated(derive.Gpu, OmegaConf.load(conf / "gpu" / "a40.yaml"))
+    model = validated(derive.Model, OmegaConf.load(conf / "model" / "qwen3_8b.yaml"))
+    no_overhead = EngineOverhead(step_ms=0.0, sequence_us=0.0)
+    return replace(derive.hardware(gpu, model), overhead=no_overhead, **KNOWN._asdict())
 
 
 def table(contexts: tuple[int, ...] = (64, 384, 1500)) -> Steps:
@@ -111,6 +117,7 @@ def test_measured_steps_give_back_the_laws_that_made_them(tmp_path: Path) -> Non
     found = written(tmp_path)
     laws = Laws(found.prefill, found.decode, found.mixed)
     np.testing.assert_allclose(laws.step_ms(table()), table().ms, rtol=2e-3)
+    assert "are predicted faster than NVIDIA A40 can be" in done.stdout  # 8B parameters in 10 ms
     assert not found.provenance.derived
     assert found.provenance.holdout_error_pct.keys() == {"prefill", "decode", "mixed"}
     assert max(found.provenance.holdout_error_pct.values()) < 0.5
@@ -128,12 +135,12 @@ def test_measured_steps_give_back_the_laws_that_made_them(tmp_path: Path) -> Non
 
 
 def test_public_figures_say_that_they_are_derived_and_train(tmp_path: Path) -> None:
-    done = calibrate("gpu.name=Overclocked", "gpu.peak_tflops=0.2", cwd=tmp_path)
+    done = calibrate("gpu.name=Overclocked", "gpu.peak_tflops=200", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "nothing was measured" in done.stdout
     found = written(tmp_path)
     assert found.provenance.derived
-    assert (found.gpu, found.limits.peak_tflops) == ("Overclocked", 0.2)
+    assert (found.gpu, found.limits.peak_tflops) == ("Overclocked", 200.0)
     use = done.stdout.split("use it: ")[1].split()
     trained = run(
         "train",
@@ -274,6 +281,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["+model.depth=3"], "model.depth"),
         (["output=file"], "output=file is a file"),
         (["name=a/b"], "a/b"),
+        (["name=h100_qwen3_8b"], "h100_qwen3_8b"),
     ],
 )
 def test_wrong_input_is_named_and_leaves_nothing(
@@ -321,7 +329,13 @@ def test_a_real_engine(tmp_path: Path) -> None:
     """llama.cpp on a machine that others use too: what is predicted is of the right size."""
     first, last = tiny_llama.TOKEN_IDS
     with tiny_llama.served(tmp_path) as url:
-        done = calibrate(
+        done = run(
+            "calibrate",
+            f"--config-dir={Path(__file__).parent / 'conf'}",
+            "gpu=cpu",
+            "model=tiny_llama",
+            "name=mine",
+            "output=out",
             f"endpoint.url={url}",
             f"endpoint.token_ids=[{first},{last}]",
             f"plan.token_budget={tiny_llama.TOKEN_BUDGET}",
@@ -337,7 +351,7 @@ def test_a_real_engine(tmp_path: Path) -> None:
         )
     assert done.returncode == 0, done.stderr
     found = written(tmp_path)
-    assert not found.provenance.derived
+    assert (found.gpu, found.provenance.derived) == ("CPU core", False)
     assert all(math.isfinite(e) and e < 100 for e in found.provenance.holdout_error_pct.values())
     assert all(float(row["rows"]) > 0 for row in rows(tmp_path / "out" / "errors.csv"))
     requests = rows(tmp_path / "out" / "check_requests.csv")

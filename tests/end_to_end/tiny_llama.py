@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-# conf/model/tiny_llama.yaml
+# As in conf/model/tiny_llama.yaml beside this file.
 LAYERS, HIDDEN, HEADS, KV_HEADS, FEED_FORWARD = 4, 256, 8, 4, 768
 LETTERS = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;!?-_/()"
 FIRST_LETTER = 259  # after three special tokens and 256 bytes
