@@ -1,7 +1,8 @@
 """Measures the speed of the simulator, of training and of the runtime; writes bench.csv.
 
-Run it on a quiet machine. Times are those of one core; the smallest of several runs is shown,
-because everything else on the machine only adds to it.
+Run it on a quiet machine. Times are those of one core; the best of several runs is shown, because
+everything else on the machine only adds to it. With ``--scaling`` the simulator's time is measured
+over engines and conversations instead; that writes scaling.csv and scaling.png.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,20 +31,95 @@ from conserve_gym.fleet import Fleet
 
 REPEATS = 5
 EPISODES = 8
+RATE = 0.2  # conversations a second and engine while scaling: for ever, no queue builds up
+PEER_TRACE = Path(__file__).with_name("peer_trace.py")
+TRACES = Path(__file__).resolve().parents[2] / "shared/traces"
 
 Row = tuple[str, float, str, str]
 
 
 def paper_cell() -> Iterator[Row]:
     """Time one 255-conversation, 5-turn episode on the paper's cluster."""
+    seconds, _ = _episode_s(["arrivals.rate=1.634"], REPEATS)
+    yield "paper_cell_s", seconds, "s", "255 conversations x 5 turns on 1P3D, metrics included"
+
+
+def peers_process() -> Iterator[Row]:
+    """Time the process that plays the trace that other simulators were timed on."""
+    printed: list[dict[str, float]] = []
+
+    def run() -> None:
+        process = subprocess.run([sys.executable, PEER_TRACE], check=True, capture_output=True)
+        printed.append(json.loads(process.stdout))
+
+    yield (
+        "peer_trace_process_s",
+        _best(run),
+        "s",
+        "others, 2026-11-22 on two cores: Dynamo replay 1.2, BLIS 1.4, splitwise-sim 2.8, "
+        "simdistserve 2.9, Vidur 9.7",
+    )
+    yield (
+        "peer_trace_rss_mb",
+        min(values["rss_mb"] for values in printed),
+        "MB",
+        "its peak; others: BLIS 74, Dynamo replay 92, splitwise-sim 167, simdistserve 218, "
+        "Vidur 1,036",
+    )
+
+
+def peers_loop() -> Iterator[Row]:
+    """Time the same trace within a process: placing and playing, without metrics."""
+    import peer_trace
+
+    spec, requests = peer_trace.one_engine(), peer_trace.requests()
+    steps = peer_trace.play(spec, requests).engines[0].steps
+    seconds = _best(lambda: peer_trace.play(spec, requests), 4 * REPEATS)
+    tokens = peer_trace.REQUESTS * peer_trace.OUTPUT_TOKENS
+    yield "peer_trace_requests_per_s", peer_trace.REQUESTS / seconds, "1/s", "without metrics"
+    yield "peer_trace_tokens_per_s", tokens / seconds, "1/s", "output tokens"
+    yield (
+        "peer_trace_steps_per_s",
+        steps / seconds,
+        "1/s",
+        "batch steps; others, a CPU-second: Vidur 9k, splitwise-sim 15k, simdistserve 31k",
+    )
+
+
+def full_trace(path: Path) -> Iterator[Row]:
+    """Time every conversation of the paper's trace on the paper's cluster."""
+    yield _trace_row("full_trace_s", path)
+
+
+def coding_agents(path: Path) -> Iterator[Row]:
+    """Time recorded coding agents with the pauses of their tools and users."""
+    yield _trace_row(
+        "weka_fresh_s",
+        path,
+        "workload.max_first_input_tokens=32768",  # longer ones were recorded from their middle on
+        "workload.max_context_tokens=131072",
+        "workload.empty_output_tokens=1",
+        "arrivals.rate=0.05",
+    )
+
+
+def _trace_row(name: str, path: Path, *overrides: str) -> Row:
+    everything = ["workload.conversations=null", "workload.max_turns=null"]
+    seconds, workload = _episode_s(
+        ["workload=trace", f"workload.path={path}", *everything, *overrides], 3
+    )
+    return name, seconds, "s", f"{workload} on 1P3D, metrics included"
+
+
+def _episode_s(overrides: Sequence[str], repeats: int) -> tuple[float, str]:
+    """Return the seconds that an episode under ConServe takes, and its workload's name."""
     from conserve_gym.agents.evaluation import play
     from conserve_gym.baselines.registry import make_baseline
     from conserve_gym.envs.configuration import load_scenario
 
-    scenario = load_scenario(["arrivals.rate=1.634"])
+    scenario = load_scenario(overrides)
     policy = make_baseline("conserve")
-    seconds = _best(lambda: play(scenario, policy, 0))
-    yield "paper_cell_s", seconds, "s", "255 conversations x 5 turns on 1P3D, metrics included"
+    return _best(lambda: play(scenario, policy, 0), repeats), scenario.workload.name
 
 
 def training_and_runtime() -> Iterator[Row]:
@@ -134,30 +211,144 @@ def runtime_import() -> Iterator[Row]:
     yield "runtime_import_s", seconds, "s", "whole process, Python's own start included"
 
 
-def _best(run: Callable[[], object]) -> float:
+def scaling(output: Path, console: Console) -> None:
+    """Time clusters of the paper's kind under constant load an engine; draw both dependences."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    engines, conversations = (4, 16, 64), (255, 2_550, 25_500)
+    turns = 5 * np.array(conversations)
+    seconds = np.empty((len(engines), len(conversations)))
+    for i, n_engines in enumerate(engines):
+        for j, n_conversations in enumerate(conversations):
+            with console.status(f"{n_engines} engines, {n_conversations:,} conversations"):
+                seconds[i, j] = _play_s(n_engines, n_conversations)
+    with output.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("engines", "conversations", "turns", "seconds", "seconds_per_1000_turns"))
+        for i, j in np.ndindex(seconds.shape):
+            each = seconds[i, j] / turns[j] * 1e3
+            row = (engines[i], conversations[j], turns[j], f"{seconds[i, j]:.4g}", f"{each:.4g}")
+            writer.writerow(row)
+            console.print(
+                "{:3} engines {:6} conversations {:7} turns {:>7} s, {:>7} s/1,000".format(*row)
+            )
+
+    each = seconds / turns * 1e3
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
+    for values, lines, x, axes, label, name in (
+        (each, engines, turns, left, "{} engines", "turns played"),
+        (each.T, turns, engines, right, "{:,} turns", "engines"),
+    ):
+        slopes = np.polyfit(np.log(x), np.log(values.T), 1)[0]
+        for line, row, slope in zip(lines, values, slopes, strict=True):
+            axes.loglog(x, row, "o-", label=f"{label.format(line)}: slope {slope:+.2f}")
+        axes.set_xlabel(name)
+        axes.set_xticks(x, [f"{tick:,}" for tick in x], minor=False)
+        axes.xaxis.minorticks_off()
+        axes.grid(visible=True, which="both", alpha=0.3)
+        axes.legend(frameon=False)
+    ticks = (0.01, 0.02, 0.05, 0.1, 0.2)
+    left.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    left.yaxis.minorticks_off()
+    left.set_ylim(ticks[0], ticks[-1])
+    left.set_ylabel("CPU seconds per 1,000 turns")
+    figure.suptitle(
+        f"Cost of a turn at {RATE:g} conversations/s an engine (slope 0: total linear in turns)"
+    )
+    picture = output.with_suffix(".png")
+    figure.savefig(picture, dpi=150)
+    console.print(f"written: {output}, {picture}")
+
+
+def _play_s(engines: int, conversations: int) -> float:
+    """Return the CPU seconds for playing conversations where a quarter of the engines prefill."""
+    from conserve_gym.baselines.registry import make_baseline
+    from conserve_gym.envs.configuration import load_scenario
+    from conserve_gym.envs.serving.cluster import Cluster
+    from conserve_gym.envs.workloads.workload import draw_episode
+
+    scenario = load_scenario(
+        [
+            f"cluster.engines.0.count={engines // 4}",
+            f"cluster.engines.1.count={engines - engines // 4}",
+            f"workload.conversations={conversations}",
+            f"arrivals.rate={RATE * engines}",
+        ]
+    )
+    episode = draw_episode(scenario.workload, scenario.arrivals, np.random.default_rng(0))
+    policy = make_baseline("conserve")
+
+    def play() -> None:
+        cluster = Cluster(scenario.cluster, policy.deployment, episode)
+        while cluster.advance():
+            cluster.place(policy.decide(cluster.observe()))
+
+    return _best(play, 2 if conversations > 10_000 else REPEATS, time.process_time)
+
+
+def _best(
+    run: Callable[[], object],
+    repeats: int = REPEATS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
+    for _ in range(repeats):
+        began = clock()
         run()
-        times.append(time.perf_counter() - began)
+        times.append(clock() - began)
     return min(times)
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("bench.csv"))
-    output: Path = parser.parse_args().output
+    parser.add_argument("--output", type=Path, help="default: bench.csv, or scaling.csv")
+    parser.add_argument(
+        "--traces",
+        type=Path,
+        default=TRACES,
+        help="folder with recorded traces, whose rows are left out where they are missing; "
+        "default: %(default)s",
+    )
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        help="measure the cost of a turn over engines and conversations instead (about a "
+        "minute); writes a picture beside the csv file",
+    )
+    arguments = parser.parse_args()
     console = Console()
+    if arguments.scaling:
+        scaling(arguments.output or Path("scaling.csv"), console)
+        return
+    rows: list[Row] = []
+    measures: list[Callable[[], Iterator[Row]]] = [
+        peers_process,  # first: a child's peak memory starts from its parent's
+        peers_loop,
+        runtime_import,
+        paper_cell,
+    ]
+    for measure, name in (
+        (full_trace, "conserve_miniswe_trace.csv.gz"),
+        (coding_agents, "weka_claude_code.csv.gz"),
+    ):
+        path = arguments.traces / name
+        if path.is_file():
+            measures.append(partial(measure, path))
+        else:
+            console.print(f"{measure.__name__} is left out: no {path}")
+    for measured in (*measures, training_and_runtime):
+        with console.status(f"measured: {', '.join(row[0] for row in rows)}"):
+            rows += measured()
     table = Table("name", "value", "unit", "what")
     table.columns[0].no_wrap = True
-    rows: list[Row] = []
-    for measure in (runtime_import, paper_cell, training_and_runtime):
-        with console.status(f"measuring {measure.__name__}"):
-            rows += measure()
     for name, value, unit, says in rows:
         table.add_row(name, f"{value:.4g}", unit, says)
     console.print(table)
+    output: Path = arguments.output or Path("bench.csv")
     with output.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("name", "value", "unit"))

@@ -108,6 +108,8 @@ class Engine:
         Returns:
             Tokens of it that are here already, or None if there is no room.
         """
+        if not self.kv.has_room_for(tokens):  # nor once settled: a run only takes room
+            return None
         self._settle()
         if not self.kv.has_room_for(tokens):
             return None

@@ -73,13 +73,15 @@ class KvCache:
         cached = max(min(resident, reusable_tokens, tokens - 1), 0) // self.block_tokens
         self._idle_blocks -= resident_blocks
         self.give_back(resident_blocks - cached)
-        self._take(self.blocks(tokens) - cached)
+        self.grow(self.blocks(tokens) - cached)
         return cached * self.block_tokens
 
     def grow(self, blocks: int) -> None:
         """Take blocks for active conversations; there must be as many ``available_blocks``."""
-        if blocks:
-            self._take(blocks)
+        self.used_blocks += blocks
+        self.allocated_blocks += blocks
+        if self.used_blocks > self.capacity_blocks:
+            self._evict(self.used_blocks - self.capacity_blocks)
 
     def park(self, conversation: int, tokens: int) -> None:
         """Make an active conversation idle; it holds ``tokens``, in ``blocks(tokens)`` blocks."""
@@ -104,12 +106,6 @@ class KvCache:
             del self._idle[conversation]
         self._idle_blocks -= given_back
         self.give_back(given_back)
-
-    def _take(self, blocks: int) -> None:
-        self.used_blocks += blocks
-        self.allocated_blocks += blocks
-        if self.used_blocks > self.capacity_blocks:
-            self._evict(self.used_blocks - self.capacity_blocks)
 
     def _evict(self, blocks: int) -> None:
         """Take blocks from the tails of idle conversations, least recently used first."""

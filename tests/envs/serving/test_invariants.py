@@ -279,6 +279,18 @@ def test_no_conversation_is_lost_where_all_prefill_for_each_other_in_tiny_pools(
 
 
 @EXAMPLES
+@given(episodes())
+def test_nothing_is_kept_of_conversations_that_have_ended(episode: Episode) -> None:
+    cluster = episode.play()
+    cluster.observe()  # reads the ledger to its end
+    assert not (cluster._placements or cluster._been_at or cluster._at_decoder)
+    assert not (cluster.observer._conversations or cluster._door._peaks)
+    for engine in cluster.engines:
+        assert not (engine._waiting or engine._running or engine._prefilling or engine._chunks)
+        assert not (engine._kv_arrived or engine._unseen or engine._finish)
+
+
+@EXAMPLES
 @given(episodes(), st.lists(st.integers(0, 99), min_size=1, max_size=3))
 def test_policies_shift_neither_arrivals_nor_lengths(episode: Episode, choices: list[int]) -> None:
     def arrivals(played: Episode) -> list[Event]:
