@@ -25,6 +25,18 @@ def a40_prefill(folder: Path, cap_w: int) -> Steps:
     return Steps.of(cold.index, 0, 0, 0, 1e3 * cold.to_numpy() - A40_DECODE_STEP_MS)
 
 
+def a40_cache_hits(folder: Path) -> Steps:
+    """Return medians of prompts at 300 W that were cached but for their last block, with a decode.
+
+    Wall time at the client: tokenising and transport are in it.
+    """
+    rows = pd.read_csv(folder / "a40_qwen3_0.6b_prefill.csv", comment="#")
+    rows = rows[rows["log"] == "cache_cost_300W_rerun"]
+    hits = rows.groupby("prompt_tokens")["hit_s_cachehit_prefill_plus_1_decode"].median()
+    ms = 1e3 * hits.to_numpy() - A40_DECODE_STEP_MS
+    return Steps.of(16, hits.index.to_numpy() - 16, 0, 0, ms)
+
+
 def a40_decode(folder: Path) -> Steps:
     """Return medians of the decode grid at 300 W, one a cell of batch and prompt length."""
     rows = pd.read_csv(folder / "a40_qwen3_0.6b_decode_grid.csv", comment="#")

@@ -85,8 +85,8 @@ def test_conserve_offload_sends_long_appends_through_the_prefiller() -> None:
         observation((P, P, D, D), free=[9, 9, 100, 300], waiting=[5, 4, 0, 0])
     )
     assert placement == Placement(1, 3, 512)
-    assert placement.offloads(0, 1)
-    assert [placement.offloads(1, new_tokens) for new_tokens in (511, 512)] == [False, True]
+    assert placement.offloads(True, 1)
+    assert [placement.offloads(False, new_tokens) for new_tokens in (511, 512)] == [False, True]
 
 
 def test_conserve_offload_pulls_history_to_the_prefiller_and_conserve_does_not() -> None:

@@ -287,7 +287,7 @@ def test_nothing_is_kept_of_conversations_that_have_ended(episode: Episode) -> N
     assert not (cluster.observer._conversations or cluster._door._peaks)
     for engine in cluster.engines:
         assert not (engine._waiting or engine._running or engine._prefilling or engine._chunks)
-        assert not (engine._kv_arrived or engine._unseen or engine._finish)
+        assert not (engine._kv_arrived or engine._unseen or engine._batch.sequences)
 
 
 @EXAMPLES
