@@ -81,6 +81,11 @@ class DecodeBatch:
         """Return the tokens in the KV pool of a turn that decodes or has just left."""
         return request.shift + self._steps
 
+    @property
+    def blocks_now(self) -> int:
+        """Blocks that the next step takes."""
+        return self._by_phase[-self._steps % self._block_tokens]
+
     def blocks_for(self, first_step: int, steps: int) -> int:
         """Return blocks that the batch needs for ``steps`` steps, ``first_step`` from now on.
 

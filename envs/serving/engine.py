@@ -415,7 +415,7 @@ class Engine:
         while True:
             if self._kv_arrived:
                 self._join_kv_arrived()
-            blocks = self._batch.blocks_for(0, 1)
+            blocks = self._batch.blocks_now
             if not blocks:
                 return
             if blocks <= self.kv.available_blocks:
