@@ -9,11 +9,11 @@ from statistics import median
 from typing import NamedTuple
 
 import numpy as np
-import simpy
 
 from conserve_gym.envs.calibration.endpoint import Client, Completion, Prompts, together
 from conserve_gym.envs.calibration.measure import Plan
 from conserve_gym.envs.calibration.steps import FloatArray
+from conserve_gym.envs.serving.clock import Call, Clock
 from conserve_gym.envs.serving.engine import Engine
 from conserve_gym.envs.serving.hardware import Hardware
 from conserve_gym.envs.serving.request import Request
@@ -188,7 +188,7 @@ async def run(
 class _Listener:
     """Notes first and last tokens of requests at a lone engine."""
 
-    def __init__(self, clock: simpy.Environment, requests: int) -> None:
+    def __init__(self, clock: Clock, requests: int) -> None:
         """Know nothing yet."""
         self._clock = clock
         self.first_s = np.zeros(requests)
@@ -218,7 +218,7 @@ class _Listener:
 
 def simulate(hardware: Hardware, plan: Plan, arrivals: Sequence[Arrival]) -> Felt:
     """Play requests on a simulated engine with room for the KV of all."""
-    clock = simpy.Environment()
+    clock = Clock()
     listener = _Listener(clock, len(arrivals))
     engine = Engine(
         clock,
@@ -231,13 +231,12 @@ def simulate(hardware: Hardware, plan: Plan, arrivals: Sequence[Arrival]) -> Fel
         listener=listener,
     )
 
-    def arrive(event: simpy.Event) -> None:
-        assert isinstance(event.value, Request)
-        engine.submit(event.value)
+    def arrive(call: Call) -> None:
+        engine.submit(call.value)
 
     for i, (at, input_tokens, output_tokens) in enumerate(arrivals):
         request = Request(i, 0, input_tokens, 0, output_tokens)
-        clock.timeout(at, value=request).callbacks.append(arrive)
+        clock.after(at, arrive, request)
     clock.run()
     gaps = np.array([arrival.output_tokens - 1 for arrival in arrivals])
     arrived = np.array([arrival.time for arrival in arrivals])

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-import simpy
-
 from conserve_gym.deployment import Deployment
-from conserve_gym.envs.serving.clock import Clock
+from conserve_gym.envs.serving.clock import Call, Clock
 from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
 from conserve_gym.envs.serving.door import Door
 from conserve_gym.envs.serving.engine import Engine
@@ -175,9 +173,9 @@ class Cluster:
     def _schedule_arrival(self) -> None:
         if self._arrived < len(self.conversations):
             delay = self.conversations[self._arrived].arrival_s - self.now
-            self._clock.timeout(max(delay, 0.0)).callbacks.append(self._on_arrival)
+            self._clock.after(max(delay, 0.0), self._on_arrival)
 
-    def _on_arrival(self, _: simpy.Event) -> None:
+    def _on_arrival(self, _: Call) -> None:
         conversation = self._arrived
         self._arrived += 1
         self._schedule_arrival()
@@ -326,7 +324,7 @@ class Cluster:
     def on_room_freed(self) -> None:
         """Let prefill engines look again, once what is under way now has settled."""
         if self._without_room:
-            self._clock.timeout(0.0).callbacks.append(self._nudge)
+            self._clock.after(0.0, self._nudge)
 
     def after_turn(self, request: Request) -> None:
         """Let the conversation's next turn come after its gap."""
@@ -337,14 +335,13 @@ class Cluster:
         if turns[turn].gap_s == 0.0:
             self._start_turn(conversation, turn)
         else:
-            gap = self._clock.timeout(turns[turn].gap_s, value=(conversation, turn))
-            gap.callbacks.append(self._on_gap_over)
+            self._clock.after(turns[turn].gap_s, self._on_gap_over, (conversation, turn))
 
-    def _on_gap_over(self, event: simpy.Event) -> None:
-        conversation, turn = cast(tuple[int, int], event.value)
+    def _on_gap_over(self, call: Call) -> None:
+        conversation, turn = cast(tuple[int, int], call.value)
         self._start_turn(conversation, turn)
 
-    def _nudge(self, _: simpy.Event) -> None:
+    def _nudge(self, _: Call) -> None:
         engines, self._without_room = self._without_room, set()
         for engine in sorted(engines):
             self.engines[engine].nudge()

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 
-import simpy
-
+from conserve_gym.envs.serving.clock import Call, Clock
 from conserve_gym.envs.serving.decode_batch import DecodeBatch
 from conserve_gym.envs.serving.hardware import Hardware
 from conserve_gym.envs.serving.kv_cache import KvCache
@@ -45,7 +44,7 @@ class Engine:
 
     def __init__(
         self,
-        clock: simpy.Environment,
+        clock: Clock,
         hardware: Hardware,
         *,
         kv_capacity_tokens: int,
@@ -78,7 +77,7 @@ class Engine:
 
         self._batch = DecodeBatch(block_tokens)
 
-        self._step_end: simpy.Event | None = None  # None: idle, or between two steps
+        self._step_end: Call | None = None  # None: idle, or between two steps
         self._between_steps = False
         self._began_s = 0.0  # the step or run under way, or idleness
         self._chunks: list[Request] = []  # turns with prompt tokens in the step under way
@@ -229,8 +228,7 @@ class Engine:
             self._grow_run(min(begun, self._run_steps))
 
     def _schedule(self, seconds: float) -> None:
-        self._step_end = end = self._clock.timeout(seconds)
-        end.callbacks.append(self._on_step_end)
+        self._step_end = self._clock.after(seconds, self._on_step_end)
 
     def _start_step(self) -> None:
         now = self._clock.now
@@ -289,8 +287,8 @@ class Engine:
         )
         self._schedule(seconds)
 
-    def _on_step_end(self, event: simpy.Event) -> None:
-        if event is not self._step_end:
+    def _on_step_end(self, call: Call) -> None:
+        if call is not self._step_end:
             return  # the run was cut
         if self._track is not None:
             self._track.end(self._clock.now, 1 if self._run is None else self._run_steps)

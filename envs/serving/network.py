@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar, cast
 
-import simpy
-
+from conserve_gym.envs.serving.clock import Call, Clock
 from conserve_gym.envs.serving.network_spec import LinkSpec, NetworkSpec
 
 Payload = TypeVar("Payload")
@@ -43,7 +42,7 @@ class Move(Generic[Payload]):
     bytes_left: float
     rate: float = 0.0
     since_s: float = 0.0
-    end: simpy.Event | None = None
+    end: Call | None = None
 
 
 class Network(Generic[Payload]):
@@ -63,7 +62,7 @@ class Network(Generic[Payload]):
 
     def __init__(
         self,
-        clock: simpy.Environment,
+        clock: Clock,
         spec: NetworkSpec,
         nodes: Sequence[int],
         kv_bytes_per_token: float,
@@ -98,7 +97,7 @@ class Network(Generic[Payload]):
         exposed += (tokens - computed_tokens) * self._kv_bytes_per_token
         self.bytes_asked += exposed
         move = Move(payload, self._clock.now, ports, link.bytes_per_s, exposed)
-        self._clock.timeout(link.latency_s, move).callbacks.append(self._on_latency_over)
+        self._clock.after(link.latency_s, self._on_latency_over, move)
 
     def _way(self, source: int, target: int) -> tuple[LinkSpec, tuple[Port, ...]]:
         own = self._pairs.get((source, target))
@@ -111,17 +110,17 @@ class Network(Generic[Payload]):
         assert link is not None  # the cluster's specification is checked
         return link, (Port(wires, source, None), Port(wires, None, target))
 
-    def _on_latency_over(self, event: simpy.Event) -> None:
-        move = cast(Move[Payload], event.value)
+    def _on_latency_over(self, call: Call) -> None:
+        move = cast(Move[Payload], call.value)
         if move.bytes_left:
             self._flowing[move] = None
             self._share()
         else:
             self._arrived(move.payload, self._clock.now - move.began_s)
 
-    def _on_end(self, event: simpy.Event) -> None:
-        move = cast(Move[Payload], event.value)
-        if event is not move.end:
+    def _on_end(self, call: Call) -> None:
+        move = cast(Move[Payload], call.value)
+        if call is not move.end:
             return  # its rate has changed since
         self._settle(move)
         del self._flowing[move]
@@ -136,8 +135,7 @@ class Network(Generic[Payload]):
             if rate != move.rate:
                 self._settle(move)
                 move.rate = rate
-                move.end = end = self._clock.timeout(move.bytes_left / rate, move)
-                end.callbacks.append(self._on_end)
+                move.end = self._clock.after(move.bytes_left / rate, self._on_end, move)
 
     def _settle(self, move: Move[Payload]) -> None:
         """Bring the bytes that a move has left up to date."""

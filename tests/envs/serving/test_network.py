@@ -8,12 +8,11 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import pytest
-import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_network import Sent, arrivals, link_of
 
-from conserve_gym.envs.serving.clock import Clock
+from conserve_gym.envs.serving.clock import Call, Clock
 from conserve_gym.envs.serving.network import Network
 from conserve_gym.envs.serving.network_spec import LinkSpec, NetworkSpec, PairSpec
 
@@ -44,9 +43,9 @@ class Run:
         self.arrived_s: dict[int, float] = {}
         self.seconds: dict[int, float] = {}
         for i, move in enumerate(moves):
-            self.clock.timeout(move.time, i).callbacks.append(self.on_due)
+            self.clock.after(move.time, self.on_due, i)
 
-    def on_due(self, event: simpy.Event) -> None:
+    def on_due(self, event: Call) -> None:
         _, source, target, tokens, computed = self.moves[event.value]
         computed_tokens = tokens if computed is None else computed
         self.network.send(source, target, tokens, event.value, computed_tokens=computed_tokens)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import simpy
 from examples import HARDWARE
 
+from conserve_gym.envs.serving.clock import Clock
 from conserve_gym.envs.serving.engine import Engine
 from conserve_gym.envs.serving.request import Request
 
@@ -44,7 +44,7 @@ class Counter:
 
 
 def waits_s(arrivals_s: np.ndarray) -> np.ndarray:
-    clock, counter = simpy.Environment(), Counter()
+    clock, counter = Clock(), Counter()
     engine = Engine(
         clock,
         HARDWARE,
@@ -56,8 +56,7 @@ def waits_s(arrivals_s: np.ndarray) -> np.ndarray:
         listener=counter,
     )
     for i, time in enumerate(arrivals_s):
-        arrival = clock.timeout(time, value=Request(i, 0, TOKENS, 0, 1))
-        arrival.callbacks.append(lambda event: engine.submit(event.value))
+        clock.after(time, lambda call: engine.submit(call.value), Request(i, 0, TOKENS, 0, 1))
     clock.run()
     return np.array(counter.waits_s)
 
