@@ -124,13 +124,14 @@ def calibrate(config: DictConfig) -> None:
 def validate(config: DictConfig) -> None:
     """Print the fidelity report and write ``fidelity.csv``; exits with 1 if a limit is broken."""
     from conserve_gym.agents import fidelity
+    from conserve_gym.agents.fidelity_check import Check
     from conserve_gym.envs.workloads.conversation import WorkloadError
 
     measurements, traces = (_given_folder(config, key) for key in ("measurements", "traces"))
     folder = _folder(config.output)
     console = Console()
     groups = list(fidelity.groups(measurements, traces))
-    checks: list[fidelity.Check] = []
+    checks: list[Check] = []
     not_checked: list[tuple[str, str]] = []
     for name, run, missing in track(groups, "checking", console=console, transient=True):
         if run is None:

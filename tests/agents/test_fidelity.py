@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conserve_gym.agents import fidelity
-from conserve_gym.agents.fidelity import Check
+from conserve_gym.agents.fidelity_check import Check
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 
