@@ -21,7 +21,7 @@ from conserve_gym.baselines.registry import make_baseline
 from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.calibration import derive, published
 from conserve_gym.envs.calibration.steps import FloatArray
-from conserve_gym.envs.configuration import load_scenario
+from conserve_gym.envs.configuration import Scenario, load_scenario
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec, EngineSpec
 from conserve_gym.envs.serving.hardware import Hardware
@@ -74,14 +74,11 @@ def served_requests(folder: Path) -> Iterator[Check]:
     ):
         ledger = _alone(engine, replace(hardware, overhead=overhead), plans)
         first, last = _times(ledger, FirstToken), _times(ledger, TurnFinished)
-        tpot, measured_tpot = (
-            ((last - first) / gaps).mean(),
-            (measured_last - measured_first) / gaps,
-        )
-        e2e, measured_e2e = (last - arrived).mean(), measured_last - arrived
         mean_limit, tail_limit = (2.0, 10.0) if bound else (None, None)
-        yield _off(f"{says}: mean TPOT", tpot, measured_tpot.mean(), mean_limit)
-        yield _off(f"{says}: mean E2E", e2e, measured_e2e.mean(), mean_limit)
+        tpot, measured_tpot = (last - first) / gaps, (measured_last - measured_first) / gaps
+        yield _off(f"{says}: mean TPOT", tpot.mean(), measured_tpot.mean(), mean_limit)
+        e2e, measured_e2e = last - arrived, measured_last - arrived
+        yield _off(f"{says}: mean E2E", e2e.mean(), measured_e2e.mean(), mean_limit)
         for percent in (50, 95):
             ttft = np.percentile(first - arrived, percent)
             measured = np.percentile(measured_first - arrived, percent)
@@ -92,14 +89,8 @@ def colocated_tbt(folder: Path, traces: Path) -> Iterator[Check]:
     """Mean TBT of saturated, colocated A40 engines, whose steps are mixed."""
     measured = published.colocated_tbt(folder)
     measured = measured[measured["policy"] == "no_disagg_oracle_revised"]
-    scenario = load_scenario(
-        [
-            "cluster=a40_4mixed",
-            "workload=trace",
-            f"workload.path={traces / 'conserve_miniswe_trace.csv.gz'}",
-            "workload.max_turns=9",
-            "arrivals.rate=1",
-        ]
+    scenario = _of_the_paper(
+        traces, "cluster=a40_4mixed", "workload.max_turns=9", "arrivals.rate=1"
     )
     ledger = play(scenario, make_baseline("colocate_oracle"), 0).ledger
     kv_tokens, tbt_ms = _binned(ledger, engines=4, width_s=20.0)
@@ -119,14 +110,7 @@ def a40_power(traces: Path) -> Iterator[Check]:
     """Tokens a joule of the paper's arms; the power law knows three other readings."""
     errors = []
     for cluster, arms in _TOKENS_PER_JOULE.items():
-        scenario = load_scenario(
-            [
-                f"cluster={cluster}",
-                "workload=trace",
-                f"workload.path={traces / 'conserve_miniswe_trace.csv.gz'}",
-                "arrivals=paper_saturation",
-            ]
-        )
+        scenario = _of_the_paper(traces, f"cluster={cluster}", "arrivals=paper_saturation")
         for arm, expected in arms.items():
             episodes = (play(scenario, make_baseline(arm), seed) for seed in range(3))
             value = np.mean([episode.metrics["tokens_per_joule"] for episode in episodes])
@@ -193,6 +177,12 @@ def queueing() -> Iterator[Check]:
             "sigma",
             "formula; 99.9 % of runs",
         )
+
+
+def _of_the_paper(traces: Path, *overrides: str) -> Scenario:
+    """Return a scenario on the paper's own trace."""
+    path = traces / "conserve_miniswe_trace.csv.gz"
+    return load_scenario(["workload=trace", f"workload.path={path}", *overrides])
 
 
 def _off(name: str, value: float, measured: float, limit: float | None) -> Check:

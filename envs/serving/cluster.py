@@ -235,9 +235,8 @@ class Cluster:
     def pulls(self, request: Request) -> bool:
         """Copy what a prompt's engine lacks of the conversation's KV from where it was decoded."""
         conversation, source = request.conversation, request.history_at
-        target, decode_at, _ = self._placements[conversation]
-        if request.output_tokens:
-            target = decode_at
+        prefill_at, decode_at, _ = self._placements[conversation]
+        target = decode_at if request.output_tokens else prefill_at
         kept_by_decoder = source == decode_at
         if kept_by_decoder:
             held = self._at_decoder[conversation]

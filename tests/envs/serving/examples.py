@@ -114,6 +114,18 @@ def play(
     return cluster
 
 
+def decoding() -> tuple[Timeline, Cluster]:
+    """Return a cluster with a run of decodes under way, and its timeline."""
+    spec = cluster_of(engine(Role.MIXED))
+    timeline = Timeline(spec.deployed(NO_RESERVATION))
+    conversations = [conversation(0.0, (80, 80, 90, 0.0)), conversation(0.1, (20, 20, 2, 0.0))]
+    cluster = Cluster(spec, NO_RESERVATION, conversations, timeline)
+    cluster.advance()
+    cluster.place(Placement(0, 0))
+    cluster.advance()
+    return timeline, cluster
+
+
 def times(cluster: Cluster, kind: type[Event]) -> dict[tuple[int, int], float]:
     """Return when each (conversation, turn) had its event of one kind."""
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import NO_RESERVATION, cluster_of, conversation, engine, play
+from examples import NO_RESERVATION, cluster_of, conversation, decoding, engine, play
 from hypothesis import HealthCheck, given, settings
 from random_episodes import Episode, episodes
 
@@ -209,13 +209,7 @@ def test_one_conversation_by_hand(tmp_path: Path) -> None:
 
 
 def test_a_step_under_way_begins_and_does_not_end() -> None:
-    spec = cluster_of(engine(Role.MIXED))
-    timeline = Timeline(spec.deployed(NO_RESERVATION))
-    conversations = [conversation(0.0, (80, 80, 90, 0.0)), conversation(0.1, (20, 20, 2, 0.0))]
-    cluster = Cluster(spec, NO_RESERVATION, conversations, timeline)
-    cluster.advance()
-    cluster.place(Placement(0, 0))
-    cluster.advance()
+    timeline, cluster = decoding()
     steps = [e for e in chrome_trace.trace(timeline, cluster.ledger) if e.get("cat") == "step"]
     assert [(event["name"], event["ph"]) for event in steps] == [("prefill", "X"), ("decode", "B")]
 

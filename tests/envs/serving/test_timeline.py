@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import replace
 
 import pytest
-from examples import NO_RESERVATION, cluster_of, conversation, engine, play
+from examples import NO_RESERVATION, cluster_of, conversation, decoding, engine, play
 from hypothesis import HealthCheck, given, settings
 from random_episodes import Episode, episodes
 from test_invariants import after_every_event
@@ -128,13 +128,7 @@ def test_history_is_pulled_by_a_prefill_engine() -> None:
 
 
 def test_what_is_under_way_has_no_end() -> None:
-    spec = cluster_of(engine(Role.MIXED))
-    timeline = Timeline(spec.deployed(NO_RESERVATION))
-    conversations = [conversation(0.0, (80, 80, 90, 0.0)), conversation(0.1, (20, 20, 2, 0.0))]
-    cluster = Cluster(spec, NO_RESERVATION, conversations, timeline)
-    cluster.advance()
-    cluster.place(Placement(0, 0))
-    cluster.advance()
+    timeline, _ = decoding()
     (track,) = timeline.tracks
     assert track.spans[0].ended == pytest.approx(0.0132)
     assert track.spans[1] == (track.spans[0].ended, float("inf"), "decode", 0, 1, 0)
