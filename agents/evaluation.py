@@ -53,21 +53,34 @@ def play(
         timeline: Where to write down what runs when.
     """
     conversations = draw_episode(scenario.workload, scenario.arrivals, np.random.default_rng(seed))
+    return measured(
+        Cluster(scenario.cluster, policy.deployment, conversations, timeline), policy, seed
+    )
+
+
+def measured(cluster: Cluster, policy: Policy, seed: int) -> Episode:
+    """Play a cluster's episode from its start to its end.
+
+    Args:
+        cluster: A cluster that has not begun.
+        policy: Who places the conversations.
+        seed: Of the policy's own randomness.
+    """
     policy.reset(seed)
-    cluster = Cluster(scenario.cluster, policy.deployment, conversations, timeline)
     while cluster.advance():
         cluster.place(policy.decide(cluster.observe()))
     reader = RecordReader()
     records = sorted(reader.read(cluster.ledger), key=lambda record: record.conversation)
-    lone = StandaloneEngine.of(scenario.cluster)
-    standalone = [lone.latencies(conversation.turns) for conversation in conversations]
+    spec = cluster.spec
+    lone = StandaloneEngine.of(spec)
+    standalone = [lone.latencies(conversation.turns) for conversation in cluster.conversations]
     metrics = summarise(
         records,
         standalone,
         joules=cluster.meter(),
         output_by_engine=reader.output_by_engine,
         decoders=cluster.fleet.decoders,
-        kv_bytes_per_token=scenario.cluster.kv_bytes_per_token,
+        kv_bytes_per_token=spec.kv_bytes_per_token,
     )
     metrics["preemptions"] = float(sum(engine.preemptions for engine in cluster.engines))
     energy_kj = {

@@ -229,7 +229,7 @@ def summarise(
         metrics[prefix + "goodput_per_s"] = attained / span_s
         for i, name in enumerate(LATENCIES):
             values = np.array([one[i] for one in latencies])
-            metrics.update(_statistics(prefix + name, values[~np.isnan(values)]))
+            metrics.update(statistics(prefix + name, values[~np.isnan(values)]))
     ttft = np.array([value for record in records for value in record.ttft_s])
     for percent in (50, 95, 99):
         metrics[f"ttft_s_p{percent}"] = float(np.percentile(ttft, percent))
@@ -249,7 +249,8 @@ def summarise(
     return metrics
 
 
-def _statistics(name: str, values: np.ndarray) -> dict[str, float]:
+def statistics(name: str, values: np.ndarray) -> dict[str, float]:
+    """Return geometric mean, percentiles and SLO violations of normalised latencies by name."""
     if not values.size:
         return dict.fromkeys(
             [f"{name}_{s}" for s in ("gmean", "p50", "p95", "p99", "slo_violation_pct")], math.nan

@@ -228,10 +228,11 @@ class Observer:
         self._dispatch(event.time, event.conversation, conversation, placed=True)
 
     def _on_prefilled(self, event: Prefilled) -> None:
-        self._take_prompt(event.time, event.conversation, event.engine)
-        placement = self._conversations[event.conversation].placement
-        assert placement is not None
-        self._engines[placement.decode_at].handed_over += 1
+        conversation = self._conversations[event.conversation]
+        # Not where the event says: a turn may have been sent elsewhere than it was placed.
+        self._take_prompt(event.time, event.conversation, conversation.prefilled_at)
+        assert conversation.placement is not None
+        self._engines[conversation.placement.decode_at].handed_over += 1
 
     def _on_kv_moved(self, event: KvMoved) -> None:
         self._kv_moves.add(event.time, event.seconds)

@@ -61,6 +61,7 @@ class Cluster:
         deployment: How the arm runs it.
         conversations: The workload, in order of arrival.
         timeline: Where to write down what runs when; None writes nothing.
+        door: How conversations wait for room.
 
     Attributes:
         ledger: What a scheduler has seen happen.
@@ -77,6 +78,7 @@ class Cluster:
         deployment: Deployment,
         conversations: Sequence[Conversation],
         timeline: Timeline | None = None,
+        door: type[Door] = Door,
     ) -> None:
         """Build the engines and let the first conversation come."""
         self.spec = spec
@@ -105,7 +107,7 @@ class Cluster:
             self._clock, spec.network, spec.nodes, spec.kv_bytes_per_token, self._on_kv_moved
         )
         self.observer = Observer(self.ledger, self.fleet, deployment)
-        self._door = Door(self.fleet, deployment.reservation, self.observer)
+        self._door = door(self.fleet, deployment.reservation, self.observer)
         self._door_changed = True  # a turn has come or gone since the door was looked at
         self._placements: dict[int, Placement] = {}
         self._been_at: dict[int, list[int]] = {}  # conversation: engines, the last decoder last
@@ -328,13 +330,17 @@ class Cluster:
     def after_turn(self, request: Request) -> None:
         """Let the conversation's next turn come after its gap."""
         conversation, turn = request.conversation, request.turn + 1
-        turns = self.conversations[conversation].turns
-        if turn == len(turns):
+        if turn == len(self.conversations[conversation].turns):
             return
-        if turns[turn].gap_s == 0.0:
+        gap_s = self._gap_s(conversation, turn)
+        if gap_s == 0.0:
             self._start_turn(conversation, turn)
         else:
-            self._clock.after(turns[turn].gap_s, self._on_gap_over, (conversation, turn))
+            self._clock.after(gap_s, self._on_gap_over, (conversation, turn))
+
+    def _gap_s(self, conversation: int, turn: int) -> float:
+        """Return the time from the end of the turn before to this one's arrival, from now."""
+        return self.conversations[conversation].turns[turn].gap_s
 
     def _on_gap_over(self, call: Call) -> None:
         conversation, turn = cast(tuple[int, int], call.value)

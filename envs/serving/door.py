@@ -62,9 +62,10 @@ class Door:
 
     def is_open(self) -> bool:
         """Return whether the head of the line fits on some engine that decodes."""
-        if not self._queue:
-            return False
-        footprint = self._queue[0].footprint_tokens
+        return bool(self._queue) and self._fits(self._queue[0])
+
+    def _fits(self, waiting: Waiting) -> bool:
+        footprint = waiting.footprint_tokens
         if not footprint:
             return True
         if self._reservation is Reservation.ORACLE_PEAK:

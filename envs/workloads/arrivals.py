@@ -93,9 +93,18 @@ class RecordedPrefiller:
     def draw(self, rng: np.random.Generator, first_inputs: Sequence[int]) -> list[float]:
         """Return the times at which the recorded prefiller began each prompt."""
         offered = np.cumsum(rng.exponential(1.0 / self.rate, size=len(first_inputs)))
+        return self.starts(offered.tolist(), first_inputs)
+
+    def starts(self, offered: Sequence[float], first_inputs: Sequence[int]) -> list[float]:
+        """Return the times at which the prefiller begins each prompt.
+
+        Args:
+            offered: When each prompt comes to the prefiller, in seconds, never falling.
+            first_inputs: Length of each prompt.
+        """
         starts, free = [], 0.0
         for time, tokens in zip(offered, first_inputs, strict=True):
-            start = max(float(time), free)
+            start = max(time, free)
             seconds = self.base_ms * 1e-3
             seconds += self.token_us * 1e-6 * tokens + self.square_ns * 1e-9 * tokens * tokens
             free = start + seconds
