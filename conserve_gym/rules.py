@@ -24,15 +24,19 @@ def most_free_decoder(observation: Observation) -> int:
 def least_loaded_prefiller(observation: Observation, decode_at: int) -> int:
     """Return the engine with fewest prompt tokens in flight that can prefill for ``decode_at``.
 
+    The only engine that prefills for others, if it decodes too, has nobody but itself.
+
     Raises:
-        ConServeGymError: There is none.
+        ConServeGymError: No engine prefills for another.
     """
-    prefillers = observation.fleet.prefillers_for(decode_at)
+    fleet = observation.fleet
+    prefillers = fleet.prefillers_for(decode_at)
     if not prefillers:
-        roles = [str(role) for role in observation.fleet.roles]
+        if any(fleet.prefillers_for(decoder) for decoder in fleet.decoders):
+            return decode_at
+        roles = [str(role) for role in fleet.roles]
         raise ConServeGymError(
-            f"cannot disaggregate: of engines with roles {roles} none prefills for engine "
-            f"{decode_at}"
+            f"cannot disaggregate: of engines with roles {roles} none prefills for another"
         )
     waiting = observation.engine_field("prompt_in_flight").tolist()
     return min(prefillers, key=waiting.__getitem__)

@@ -66,6 +66,33 @@ class Poisson:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Gamma:
+    """Independent gamma gaps: with more variation than Poisson's, arrivals come in bursts.
+
+    Attributes:
+        rate: Conversations a second.
+        cv: Coefficient of variation of the gaps; with 1 they are Poisson's.
+
+    Raises:
+        ValueError: ``rate`` or ``cv`` is not above 0.
+    """
+
+    rate: Positive
+    cv: Positive
+
+    @property
+    def name(self) -> str:
+        """How it is called in tables."""
+        return f"gamma gaps with CV {self.cv:g}, {self.rate:g} conversations/s"
+
+    def draw(self, rng: np.random.Generator, first_inputs: Sequence[int]) -> list[float]:
+        """Return the arrival times of a gamma renewal process."""
+        variance = self.cv * self.cv
+        gaps = rng.gamma(1.0 / variance, variance / self.rate, size=len(first_inputs))
+        return [float(time) for time in np.cumsum(gaps)]
+
+
+@dataclass(frozen=True, config=STRICT)
 class RecordedPrefiller:
     """Poisson arrivals thinned by one prefill engine: the times at which it began each prompt.
 

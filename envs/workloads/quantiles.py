@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, TypeAlias
 
 import numpy as np
-from pydantic import PositiveInt, validate_call
+from pydantic import Discriminator, PositiveInt, Tag, validate_call
 
 from conserve_gym.envs.fields import NotNegative
 from conserve_gym.envs.workloads.conversation import Turn, WorkloadError
 
+Table: TypeAlias = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+def _form(value: object) -> str:
+    return "quantiles" if isinstance(value, list | tuple) else "constant"
+
+
+# The form is told beforehand, so that an error speaks of the one that was meant.
+Gap = Annotated[
+    Annotated[NotNegative, Tag("constant")] | Annotated[Sequence[float], Tag("quantiles")],
+    Discriminator(_form),
+]
+
 
 class QuantileWorkload:
-    """Draws turns, first input, appended input and output independently from their quantiles.
+    """Draws turns, first input, appended input, output and gaps independently from their quantiles.
 
     Args:
         name: How it is called in tables.
         conversations: Conversations in an episode.
         max_turns: Longer conversations are cut.
-        gap_s: Time between a turn's end and the next turn's arrival.
+        gap_s: Time between a turn's end and the next turn's arrival: a constant, or quantiles.
         levels: Probabilities of the tables' columns, from 0 to 1.
         turns: Quantiles of the number of turns.
         first_input_tokens: Quantiles of the first prompt.
@@ -36,7 +50,7 @@ class QuantileWorkload:
         name: str,
         conversations: PositiveInt,
         max_turns: PositiveInt,
-        gap_s: NotNegative,
+        gap_s: Gap,
         levels: Sequence[float],
         turns: Sequence[float],
         first_input_tokens: Sequence[float],
@@ -47,11 +61,11 @@ class QuantileWorkload:
         self.name = name
         self._conversations = conversations
         self._max_turns = max_turns
-        self._gap_s = gap_s
         self._levels = np.asarray(levels, dtype=np.float64)
         ends = self._levels[[0, -1]].tolist() if self._levels.size else []
         if ends != [0.0, 1.0] or not (np.diff(self._levels) > 0.0).all():
             raise WorkloadError("workload.levels must rise from 0 to 1")
+        self._gap_s = gap_s if isinstance(gap_s, float) else self._table("gap_s", gap_s, least=0.0)
         self._turns = self._table("turns", turns)
         self._first_input = self._table("first_input_tokens", first_input_tokens)
         self._appended = self._table("appended_tokens", appended_tokens)
@@ -72,36 +86,38 @@ class QuantileWorkload:
         for turn in range(width):
             row = self._output[min(turn, len(self._output) - 1)]
             outputs[:, turn] = self._quantile(row, uniform[:, turn])
-        return [
-            self._play(first[i], appended[i], output, counts[i])
-            for i, output in enumerate(outputs.tolist())
-        ]
+        # Last, so that the same seed has the same lengths with tool time and without.
+        if isinstance(self._gap_s, float):
+            gaps = np.full((n, width), self._gap_s)
+        else:
+            gaps = np.interp(rng.random((n, width)), self._levels, self._gap_s)
+        played = zip(first, appended, outputs.tolist(), gaps.tolist(), counts, strict=True)
+        return [self._play(*one) for one in played]
 
+    @staticmethod
     def _play(
-        self, first: int, appended: list[int], outputs: list[int], count: int
+        first: int, appended: list[int], outputs: list[int], gaps: list[float], count: int
     ) -> tuple[Turn, ...]:
         turns = [Turn(first, first, outputs[0], 0.0)]
         context = first + outputs[0]
         for turn in range(1, count):
             context += appended[turn]
-            turns.append(Turn(context, appended[turn], outputs[turn], self._gap_s))
+            turns.append(Turn(context, appended[turn], outputs[turn], gaps[turn]))
             context += outputs[turn]
         return tuple(turns)
 
-    def _quantile(
-        self, table: np.ndarray[tuple[int], np.dtype[np.float64]], uniform: np.ndarray
-    ) -> np.ndarray:
+    def _quantile(self, table: Table, uniform: np.ndarray) -> np.ndarray:
         drawn: np.ndarray = np.rint(np.interp(uniform, self._levels, table)).astype(np.int64)
         return drawn
 
-    def _table(
-        self, field: str, values: Sequence[float]
-    ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def _table(self, field: str, values: Sequence[float], least: float = 1.0) -> Table:
         table = np.asarray(values, dtype=np.float64)
         if table.shape != self._levels.shape:
             raise WorkloadError(
                 f"workload.{field} has {table.size} values for {self._levels.size} levels"
             )
-        if not np.isfinite(table).all() or table[0] < 1.0 or (np.diff(table) < 0.0).any():
-            raise WorkloadError(f"workload.{field} must not fall, and start at 1 or above")
+        if not np.isfinite(table).all() or table[0] < least or (np.diff(table) < 0.0).any():
+            raise WorkloadError(
+                f"workload.{field} must not fall, and start at {least:g} or above: {list(values)}"
+            )
         return table

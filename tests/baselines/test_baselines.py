@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.configuration import load_scenario
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
+from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet, Role
 from conserve_gym.ledger import KvMoved
 from conserve_gym.observation import Observation, Scaler
@@ -71,6 +73,25 @@ def test_conserve_takes_that_decoder_and_the_least_loaded_prefiller(
     seen: Observation, placement: tuple[int, int]
 ) -> None:
     assert ConServe().decide(seen) == Placement(*placement, math.inf)
+
+
+@pytest.mark.parametrize("name", ["conserve", "conserve_offload", "full_disagg"])
+def test_the_only_prefiller_colocates_what_it_decodes(name: str) -> None:
+    policy = make_baseline(name)
+    own = policy.decide(observation((M, D, D), free=[9, 1, 5]))
+    assert (own.prefill_at, own.decode_at) == (0, 0)
+    assert not own.offloads(False, 10**6)
+    other = policy.decide(observation((M, D, D), free=[1, 9, 5]))
+    assert (other.prefill_at, other.decode_at) == (0, 1)
+
+
+@pytest.mark.parametrize("roles", [(D, D), (D,), (M,)])
+def test_where_nobody_prefills_for_another_disaggregating_is_an_error(
+    roles: tuple[Role, ...],
+) -> None:
+    names = re.escape(str([str(role) for role in roles]))
+    with pytest.raises(ConServeGymError, match=f"cannot disaggregate: .*{names} none prefills"):
+        ConServe().decide(observation(roles, free=[1] * len(roles)))
 
 
 def test_full_disagg_sends_every_turn_through_the_prefiller() -> None:

@@ -15,6 +15,7 @@ from conserve_gym.deployment import DEFAULT_DEPLOYMENT, Deployment
 from conserve_gym.envs.configuration import ConfigurationError, load_scenario, validated
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.envs.serving.hardware import PowerLaw
+from conserve_gym.envs.serving.network_spec import NetworkSpec
 from conserve_gym.envs.serving.step_time import StepTime
 from conserve_gym.fleet import Role
 from conserve_gym.ledger import TurnFinished
@@ -130,10 +131,15 @@ def test_the_packaged_clusters_are_valid() -> None:
     for name, roles in {
         "a40_1p3d": "prefill decode decode decode",
         "a40_1p3d_capped_decoders": "prefill decode decode decode",
+        "a40_1p3d_200w": "prefill decode decode decode",
+        "a40_1p7d": "prefill decode decode decode decode decode decode decode",
+        "a40_2p2d": "prefill prefill decode decode",
+        "a40_1m3d": "mixed decode decode decode",
         "a40_4mixed": "mixed mixed mixed mixed",
         "h100_1p3d": "prefill decode decode decode",
         "a100_1p3d": "prefill decode decode decode",
         "h100_prefill_a100_decode": "prefill decode decode decode",
+        "h100_prefill_l40s_decode": "prefill decode decode decode",
     }.items():
         spec = load_scenario([f"cluster={name}"]).cluster
         assert spec.name == name
@@ -153,6 +159,11 @@ def test_the_packaged_clusters_are_valid() -> None:
             "h100_prefill_a100_decode",
             "mixed steps, overhead (h100) and scan, mixed steps, overhead (a100)",
         ),
+        (
+            "h100_prefill_l40s_decode",
+            "mixed steps, overhead (h100) and scan, mixed steps, overhead, power (l40s)",
+        ),
+        ("a40_1p3d_200w", "decode, mixed steps (a40_200w) and mixed steps (a40_300w)"),
     ],
 )
 def test_a_cluster_says_in_one_line_what_was_carried_over(cluster: str, carried: str) -> None:
@@ -160,12 +171,24 @@ def test_a_cluster_says_in_one_line_what_was_carried_over(cluster: str, carried:
     assert caveats == (f"carried over, not measured there: {carried}",)
 
 
-@pytest.mark.parametrize("cluster", ["h100_1p3d", "a100_1p3d", "h100_prefill_a100_decode"])
-def test_kv_pools_are_what_weights_and_activations_leave_of_the_memory(cluster: str) -> None:
+EMBEDDINGS_GB = 151_936 * 4096 * 2e-9  # of Qwen3-8B: held, but not read in every step
+
+
+@pytest.mark.parametrize(
+    ("cluster", "embeddings_gb"),
+    [
+        ("h100_1p3d", EMBEDDINGS_GB),
+        ("a100_1p3d", EMBEDDINGS_GB),
+        ("h100_prefill_a100_decode", EMBEDDINGS_GB),
+        ("h100_prefill_l40s_decode", 0.0),  # Qwen3-0.6B ties them to its last layer
+    ],
+)
+def test_kv_pools_are_what_weights_and_activations_leave_of_the_memory(
+    cluster: str, embeddings_gb: float
+) -> None:
     spec = load_scenario([f"cluster={cluster}"]).cluster
     for one in spec.engines:
         tier = spec.hardware[one.hardware]
-        embeddings_gb = 151_936 * 4096 * 2e-9  # held, but not read in every step
         left_gb = 0.9 * tier.limits.memory_gb - tier.figures.weights_gb - embeddings_gb - 2.0
         blocks = int(left_gb * 1e9 / tier.figures.kv_bytes_per_token / one.block_tokens)
         assert one.kv_capacity_tokens == blocks * one.block_tokens
@@ -189,12 +212,19 @@ def test_engines_of_a_cluster_may_be_of_different_tiers_in_different_nodes() -> 
     assert times(cluster, TurnFinished)[0, 0] == pytest.approx(expected, rel=1e-12)
 
 
+def test_latencies_of_capped_engines_are_normalised_by_one_at_300_w() -> None:
+    spec = load_scenario(["cluster=a40_1p3d_200w"]).cluster
+    assert [spec.tier(one).power.cap_w for one in spec.deployed(Deployment())] == [200.0] * 4
+    assert spec.hardware[spec.standalone].power.cap_w == 300.0
+
+
 @pytest.mark.parametrize(
     ("network", "has_same_node", "has_cross_node"),
     [
         ("a40_pcie", True, True),
         ("a100_dgx", True, True),
         ("h100_dgx", True, True),
+        ("h100_l40s", True, True),
         ("l40s_pcie", True, False),
         ("h800_roce", False, True),
     ],
@@ -206,6 +236,19 @@ def test_the_packaged_networks_are_valid(
     spec = load_scenario([f"network@cluster.network={network}", *two_engines]).cluster.network
     assert (spec.same_node is not None) == has_same_node
     assert (spec.cross_node is not None) == has_cross_node
+
+
+def test_between_two_kinds_of_nodes_the_slower_end_counts() -> None:
+    def network(name: str) -> NetworkSpec:
+        one = ["cluster=a40_4mixed", "cluster.engines.0.count=1"]
+        return load_scenario([f"network@cluster.network={name}", *one]).cluster.network
+
+    h100, l40s, both = (network(name) for name in ("h100_dgx", "l40s_pcie", "h100_l40s"))
+    assert h100.cross_node and l40s.same_node and both.cross_node
+    assert both.same_node == l40s.same_node
+    assert both.cross_node.latency_ms == h100.cross_node.latency_ms
+    slower = min(h100.cross_node.gb_per_s, l40s.same_node.gb_per_s)
+    assert both.cross_node.gb_per_s == slower
 
 
 def test_the_exposed_time_of_the_a40_is_what_was_measured() -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from conserve_gym.envs.configuration import ConfigurationError, load_scenario
-from conserve_gym.envs.workloads.arrivals import Poisson, RecordedPrefiller
+from conserve_gym.envs.workloads.arrivals import Gamma, Poisson, RecordedPrefiller
 
 
 @pytest.mark.parametrize("rate", [0.2, 1.634, 50.0])
@@ -30,6 +31,29 @@ def test_an_episode_may_draw_its_rate() -> None:
     assert rates.mean() == pytest.approx(2.0, abs=0.2)
     assert 0.9 < rates.min() < 1.1
     assert 2.9 < rates.max() < 3.2
+
+
+@pytest.mark.parametrize("rate", [0.2, 1.634, 50.0])
+@pytest.mark.parametrize("cv", [0.5, 1.0, 2.3])
+def test_gamma_gaps_have_the_rate_and_the_variation(rate: float, cv: float) -> None:
+    count = 200_000
+    times = Gamma(rate, cv).draw(np.random.default_rng(0), [1] * count)
+    gaps = np.diff(times, prepend=0.0) * rate
+    assert abs(gaps.mean() - 1.0) < 4.0 * cv / np.sqrt(count)
+    # A gamma's fourth central moment is (3 + 6 cv^2) cv^4, so this is the variance's error.
+    error = np.sqrt((2.0 + 6.0 * cv**2) * cv**4 / count)
+    assert abs(gaps.var() - cv**2) < 4.0 * error
+    assert abs(np.corrcoef(gaps[:-1], gaps[1:])[0, 1]) < 5.0 / np.sqrt(count)
+    late = np.mean(gaps > 1.0 + 3.0 * cv)
+    assert late == pytest.approx(stats.gamma(cv**-2, scale=cv**2).sf(1.0 + 3.0 * cv), rel=0.1)
+
+
+def test_gamma_gaps_with_a_variation_of_1_are_those_of_poisson() -> None:
+    times = [
+        process.draw(np.random.default_rng(3), [1] * 100)
+        for process in (Gamma(2.0, 1.0), Poisson(2.0))
+    ]
+    assert times[0] == pytest.approx(times[1], rel=1e-12)
 
 
 @settings(max_examples=50, deadline=None)
@@ -61,7 +85,8 @@ def test_a_saturated_prefiller_makes_arrivals_regular() -> None:
 
 
 def test_draws_are_reproducible() -> None:
-    for arrivals in (Poisson(2.0), Poisson(2.0, 4.0), RecordedPrefiller(2.0, 1.0, 1.0, 1.0)):
+    recorded = RecordedPrefiller(2.0, 1.0, 1.0, 1.0)
+    for arrivals in (Poisson(2.0), Poisson(2.0, 4.0), Gamma(2.0, 3.0), recorded):
         draws = [arrivals.draw(np.random.default_rng(seed), [100] * 50) for seed in (1, 1, 2)]
         assert draws[0] == draws[1] != draws[2]
         assert draws[0] == sorted(draws[0])
@@ -70,6 +95,7 @@ def test_draws_are_reproducible() -> None:
 def test_names_say_what_arrives() -> None:
     assert Poisson(1.5).name == "Poisson, 1.5 conversations/s"
     assert Poisson(1.5, 3.0).name == "Poisson, 1.5 to 3 conversations/s"
+    assert Gamma(1.5, 2.3).name == "gamma gaps with CV 2.3, 1.5 conversations/s"
     assert "recorded through one prefiller" in RecordedPrefiller(2.0, 1.0, 1.0, 1.0).name
 
 
@@ -82,6 +108,8 @@ def test_names_say_what_arrives() -> None:
         (["arrivals.rate=often"], "arrivals.rate='often': .* valid number"),
         (["arrivals.rate_high=0.5"], "rate_high=0.5 is below rate=1.25"),
         (["+arrivals.burst=2"], "arrivals.burst=2: Unexpected"),
+        (["arrivals=bursty", "arrivals.cv=0"], "arrivals.cv=0: .* greater than 0"),
+        (["arrivals=bursty", "arrivals.rate=-1"], "arrivals.rate=-1: .* greater than 0"),
         (
             ["arrivals=paper_saturation", "arrivals.base_ms=-1"],
             "arrivals.base_ms=-1: .* equal to 0",
