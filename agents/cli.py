@@ -28,7 +28,7 @@ def _command(run: Callable[[DictConfig], float | None]) -> Callable[[DictConfig]
         try:
             return run(config)
         except KeyboardInterrupt:
-            print("stopped; a training run goes on when it is started again", file=sys.stderr)
+            print("stopped; what has a folder goes on when it is started again", file=sys.stderr)
             sys.exit(130)
         except MissingMandatoryValue as error:
             print(f"error: {error.full_key} is needed: {error.full_key}=...", file=sys.stderr)
@@ -158,6 +158,33 @@ def validate(config: DictConfig) -> None:
     console.print(str(path), soft_wrap=True)
     if broken:
         sys.exit(1)
+
+
+@hydra.main(config_name="reproduce", **CONFIG)
+@_command
+def reproduce(config: DictConfig) -> None:
+    """Re-create the paper's evaluation: tables, pictures and a report."""
+    from conserve_gym.agents.reproduction import campaign, pictures, report, table
+    from conserve_gym.agents.reproduction.cells import paper_scenario
+    from conserve_gym.agents.reproduction.spec import ReproductionSpec
+    from conserve_gym.agents.reproduction.values import Values
+    from conserve_gym.envs.configuration import validated
+
+    spec = validated(ReproductionSpec, config)
+    scenario = paper_scenario(spec.workload)
+    workload, caveats = scenario.workload.name, "; ".join(scenario.cluster.caveats)
+    _folder(str(spec.output))
+    console = Console()
+    settings = OmegaConf.masked_copy(config, ["workload", "scenarios"])
+    results = campaign.run(spec, OmegaConf.to_container(settings, resolve=True), console)
+    values = Values(results)
+    written = table.write(spec.output, table.table(table.frame(results)))
+    written += pictures.write(spec, values, workload)
+    written.append(report.write(spec, values, workload, sys.argv, caveats))
+    console.print(table.on_screen(spec, values, workload))
+    console.print(report.verdict(spec, values))
+    for path in written:
+        console.print(str(path), soft_wrap=True)
 
 
 def _given_folder(config: DictConfig, key: str) -> Path | None:

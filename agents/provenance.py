@@ -24,7 +24,7 @@ def provenance(cluster: ClusterSpec) -> dict[str, Any]:
     """
     return {
         "command": sys.argv,
-        "git_revision": _git_revision(),
+        "git_revision": git_revision(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "caveats": list(cluster.caveats),
@@ -44,7 +44,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
     """Return the checkout's revision, with a plus where files differ from it; None without git."""
     root = Path(__file__).resolve().parents[1]
     try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 
@@ -26,5 +27,11 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = float(sample.mean())
     if sample.size < 2:
         return Estimate(mean, float("nan"), float("nan"))
-    half = float(stats.t.ppf(0.975, sample.size - 1) * stats.sem(sample))
+    half = float(half_width(stats.sem(sample), sample.size))
     return Estimate(mean, mean - half, mean + half)
+
+
+def half_width(standard_error: ArrayLike, count: ArrayLike) -> np.ndarray:
+    """Return half the width of Student's 95 % interval; NaN for a count of 1."""
+    half: np.ndarray = stats.t.ppf(0.975, np.asarray(count) - 1) * standard_error
+    return half
