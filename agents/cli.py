@@ -175,7 +175,7 @@ def reproduce(config: DictConfig) -> None:
     workload, caveats = scenario.workload.name, "; ".join(scenario.cluster.caveats)
     _folder(str(spec.output))
     console = Console()
-    settings = OmegaConf.masked_copy(config, ["workload", "scenarios"])
+    settings = OmegaConf.masked_copy(config, ["workload", "redraw", "scenarios"])
     results = campaign.run(spec, OmegaConf.to_container(settings, resolve=True), console)
     values = Values(results)
     written = table.write(spec.output, table.table(table.frame(results)))

@@ -37,16 +37,13 @@ from conserve_gym.metrics import SLO_FACTOR, RecordReader, statistics
 from conserve_gym.policy import Policy
 
 
-def play(
-    spec: ClusterSpec, arm: Arm, drawn: Draw, seed: int, misrouted_share: float
-) -> dict[str, float]:
+def play(spec: ClusterSpec, arm: Arm, drawn: Draw, misrouted_share: float) -> dict[str, float]:
     """Return an arm's metrics on the artifact's clock.
 
     Args:
         spec: The cluster, its prefill engine first.
         arm: The arm.
         drawn: What arrives.
-        seed: Of the policy and of the misrouted turns.
         misrouted_share: Share of later turns that are misrouted, if the arm misroutes.
 
     Returns:
@@ -54,11 +51,11 @@ def play(
         geometric mean and percentiles over tokens and ``tbt_mean`` over conversations' means.
     """
     policy = arm.policy()
-    policy.reset(seed)
+    policy.reset(drawn.drawn_by)
     stitched = arm.run in (Run.DECODERS, Run.FREE_PREFILL)
     recorded = prefills(spec, drawn) if stitched else None
     cluster, timeline, detours, prefiller = _cluster(
-        spec, arm, policy, drawn, recorded, seed, misrouted_share
+        spec, arm, policy, drawn, recorded, misrouted_share
     )
     while cluster.advance():
         cluster.place(policy.decide(cluster.observe()))
@@ -97,7 +94,6 @@ def _cluster(
     policy: Policy,
     drawn: Draw,
     recorded: Prefills | None,
-    seed: int,
     misrouted_share: float,
 ) -> tuple[Cluster, Timeline, Detours | None, VirtualPrefiller | None]:
     """Return the cluster that the artifact runs, and what comes with it."""
@@ -123,7 +119,7 @@ def _cluster(
         return cluster, timeline, None, None
     prefiller = VirtualPrefiller(drawn.offered_s, left)
     detours = Detours(
-        misrouted([len(played) for played in turns], drawn.numbers, misrouted_share, seed),
+        misrouted(drawn, misrouted_share),
         prefiller,
         OVERCOUNTED_TOKENS if arm.overcounts else 0,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -11,22 +11,22 @@ import numpy as np
 
 from conserve_gym.agents.reproduction import artifact_clock, user_clock
 from conserve_gym.agents.reproduction.arms import ARMS, MISROUTED_SHARE
-from conserve_gym.agents.reproduction.detours import misrouted
-from conserve_gym.agents.reproduction.recording import PAPER_SEED, SATURATION, Draw, draw
+from conserve_gym.agents.reproduction.recording import SATURATION, Draw, draw
 from conserve_gym.agents.reproduction.sensitivity import scaled
-from conserve_gym.agents.reproduction.spec import CAPS, ReproductionSpec, WorkloadSpec
+from conserve_gym.agents.reproduction.spec import CAPS, UNCAPPED, ReproductionSpec, WorkloadSpec
 from conserve_gym.envs.configuration import Scenario, load_scenario
 from conserve_gym.envs.workloads.arrivals import RecordedPrefiller
-from conserve_gym.envs.workloads.conversation import Conversation
 from conserve_gym.envs.workloads.workload import draw_episode
-from conserve_gym.metrics import CLOCKS, Clock
+from conserve_gym.metrics import Clock
 
-Part = Literal["paper", "orders", "shares", "scenarios", "sensitivity"]
-UNCAPPED = "300/300"
+Part = Literal["paper", "shares", "scenarios", "sensitivity"]
 
-_COMPARED = ("colocate_oracle", "ampd", "ampd_played", "conserve_oracle")
-"""Arms whose winner is looked for where a constant is scaled. Full Disagg never is: it is behind by
-a factor of ten."""
+COMPARED: dict[Clock, tuple[str, ...]] = {
+    "artifact": ("colocate_oracle", "ampd", "conserve_oracle"),
+    "user": ("colocate", "ampd_played", "conserve"),
+}
+"""Arms whose winner is looked for where a constant is scaled: the paper's, and those that do not
+see the future. Full Disagg is left out: it is behind by a factor of ten."""
 
 _BEYOND = (
     "colocate_oracle",
@@ -49,7 +49,7 @@ class Cell:
         arm: Which of ``ARMS``.
         clock: Which of the two.
         rate: Conversations a second.
-        seed: Of the draw; of ``orders``, of the order of conversations alone.
+        seed: Of the draw.
     """
 
     part: Part
@@ -63,13 +63,10 @@ class Cell:
 def cells(spec: ReproductionSpec) -> Iterator[Cell]:
     """Yield everything that a reproduction plays."""
     for caps in spec.caps:
-        for arm, clock in _arms_on_clocks(ARMS):
+        for arm, clock in _arms_on_clocks():
             for rate in spec.rates:
                 for seed in spec.seeds:
                     yield Cell("paper", caps, arm, clock, rate, seed)
-    for arm, clock in _arms_on_clocks(ARMS):
-        for order in range(spec.orders):
-            yield Cell("orders", UNCAPPED, arm, clock, SATURATION, order)
     for share in spec.misrouted_shares:
         for seed in spec.seeds:
             yield Cell("shares", f"{share:g}", "ampd", "artifact", SATURATION, seed)
@@ -80,18 +77,20 @@ def cells(spec: ReproductionSpec) -> Iterator[Cell]:
                     yield Cell("scenarios", name, arm, "user", rate, seed)
     for constant in spec.sensitivity.constants:
         for factor in spec.sensitivity.factors:
-            for arm, clock in _arms_on_clocks(_COMPARED):
-                for rate in spec.rates:
-                    for seed in spec.seeds[: spec.sensitivity.seeds]:
-                        variant, part = scaled_setting(constant, factor)
-                        yield Cell(part, variant, arm, clock, rate, seed)
+            variant, part = scaled_setting(constant, factor)
+            for clock, arms in COMPARED.items():
+                for arm in arms:
+                    for rate in spec.rates:
+                        for seed in spec.seeds[: spec.sensitivity.seeds]:
+                            yield Cell(part, variant, arm, clock, rate, seed)
 
 
-def _arms_on_clocks(names: Iterable[str]) -> Iterator[tuple[str, Clock]]:
-    for name in names:
-        for clock in CLOCKS:
-            if ARMS[name].own_run if clock == "user" else ARMS[name].run:
-                yield name, clock
+def _arms_on_clocks() -> Iterator[tuple[str, Clock]]:
+    for name, arm in ARMS.items():
+        if arm.run:
+            yield name, "artifact"
+        if arm.own_run:
+            yield name, "user"
 
 
 def scaled_setting(constant: str, factor: float) -> tuple[str, Part]:
@@ -108,30 +107,26 @@ def play(spec: ReproductionSpec, cell: Cell) -> dict[str, float]:
     if cell.part == "sensitivity":
         constant, factor = cell.variant.rsplit(" ", 1)
         cluster = scaled(cluster, constant, float(factor))
-    arm = ARMS[cell.arm]
-    if not isinstance(scenario.arrivals, RecordedPrefiller):
-        arrivals = replace(scenario.arrivals, rate=cell.rate)  # type: ignore[type-var]
-        rng = np.random.default_rng(cell.seed)
-        conversations = draw_episode(scenario.workload, arrivals, rng)
-        numbers: tuple[int, ...] = tuple(range(len(conversations)))
-    else:
-        drawn = _draw(scenario, cell)
-        if cell.clock == "artifact":
-            return artifact_clock.play(cluster, arm, drawn, cell.seed, share)
-        conversations = [
-            Conversation(time, turns)
-            for time, turns in zip(drawn.starts_s, drawn.turns, strict=True)
-        ]
-        numbers = drawn.numbers
-    counts = [len(conversation.turns) for conversation in conversations]
-    turns = misrouted(counts, numbers, share, cell.seed)
-    return user_clock.play(cluster, arm, conversations, turns, cell.seed)
+    drawn = _draw(spec, scenario, cell)
+    if cell.clock == "artifact":
+        return artifact_clock.play(cluster, ARMS[cell.arm], drawn, share)
+    return user_clock.play(cluster, ARMS[cell.arm], drawn, share)
 
 
-def _draw(scenario: Scenario, cell: Cell) -> Draw:
-    if cell.part == "orders":
-        return draw(scenario, cell.rate, PAPER_SEED, cell.seed)
-    return draw(scenario, cell.rate, cell.seed)
+def _draw(spec: ReproductionSpec, scenario: Scenario, cell: Cell) -> Draw:
+    if isinstance(scenario.arrivals, RecordedPrefiller):
+        return draw(scenario, cell.rate, cell.seed, redraw=spec.redraw)
+    arrivals = replace(scenario.arrivals, rate=cell.rate)  # type: ignore[type-var]
+    rng = np.random.default_rng(cell.seed)
+    conversations = draw_episode(scenario.workload, arrivals, rng)
+    times = tuple(conversation.arrival_s for conversation in conversations)
+    return Draw(
+        tuple(range(len(conversations))),
+        tuple(conversation.turns for conversation in conversations),
+        times,
+        times,
+        cell.seed,
+    )
 
 
 def _scenario(spec: ReproductionSpec, cell: Cell) -> Scenario:

@@ -7,15 +7,15 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from conserve_gym.agents.reproduction.arms import ARMS
-from conserve_gym.agents.reproduction.cells import UNCAPPED
 from conserve_gym.agents.reproduction.published import HEADLINES, PAPER
 from conserve_gym.agents.reproduction.recording import PAPER_SEED, SATURATION
-from conserve_gym.agents.reproduction.spec import ReproductionSpec
-from conserve_gym.agents.reproduction.values import Values
+from conserve_gym.agents.reproduction.spec import UNCAPPED, ReproductionSpec
+from conserve_gym.agents.reproduction.values import Setting, Values
 from conserve_gym.agents.statistics import Estimate, estimate
 
 LATENCIES = {"ttfet_p95": "p95 TTFET", "tbt_p95": "p95 last-turn TBT", "e2e_p95": "p95 E2E"}
 CAPPED = "300/200"
+_SATURATED = Setting(SATURATION)
 _WITHIN_PCT = {"latency": 12.0, UNCAPPED: 6.0, CAPPED: 10.0}
 _REACH = {"ttfet": (41.0, 61.0), "energy": (5.0, 10.0), "caps": (18.0, 28.0)}
 _HEADLINES = {
@@ -47,8 +47,6 @@ class Check(NamedTuple):
 
 def checks(spec: ReproductionSpec, values: Values) -> Iterator[Check]:
     """Yield the checks that what was played allows."""
-    if UNCAPPED not in spec.caps:
-        return
     if SATURATION in spec.rates:
         yield from _orders(values)
         yield from _latencies(values)
@@ -62,9 +60,9 @@ def _orders(values: Values) -> Iterator[Check]:
     for metric, says in LATENCIES.items():
         published = {arm: PAPER[arm, UNCAPPED, SATURATION, metric].value for arm in arms}
         expected = sorted(arms, key=published.__getitem__)
-        means = {arm: values.mean(arm, metric, SATURATION).mean for arm in arms}
+        means = {arm: values.mean(arm, metric, _SATURATED).mean for arm in arms}
         ours = sorted(arms, key=means.__getitem__)
-        drawn = {arm: _on_draw(values.by_seed(arm, metric, SATURATION)) for arm in arms}
+        drawn = {arm: _on_draw(values.by_seed(arm, metric, _SATURATED)) for arm in arms}
         own = sorted(arms, key=drawn.__getitem__)
         yield Check(
             "order",
@@ -93,7 +91,7 @@ def _energies(spec: ReproductionSpec, values: Values) -> Iterator[Check]:
 
 def _near(values: Values, arm: str, metric: str, says: str, caps: str, within_pct: float) -> Check:
     published = PAPER[arm, caps, SATURATION, metric].value
-    by_seed = values.by_seed(arm, metric, SATURATION, variant=caps)
+    by_seed = values.by_seed(arm, metric, Setting(SATURATION, variant=caps))
     ours = estimate(list(by_seed.values()))
     off = 100.0 * (ours.mean / published - 1.0)
     return Check(
@@ -108,7 +106,7 @@ def _near(values: Values, arm: str, metric: str, says: str, caps: str, within_pc
 
 def _headlines(spec: ReproductionSpec, values: Values) -> Iterator[Check]:
     def by_seed(arm: str, metric: str, caps: str = UNCAPPED) -> dict[int, float]:
-        return values.by_seed(arm, metric, SATURATION, variant=caps)
+        return values.by_seed(arm, metric, Setting(SATURATION, variant=caps))
 
     ttfet, ampd_ttfet = by_seed("conserve_oracle", "ttfet_p95"), by_seed("ampd", "ttfet_p95")
     energy = by_seed("conserve_oracle", "tokens_per_joule")
@@ -137,12 +135,14 @@ def _crossover(spec: ReproductionSpec, values: Values) -> Iterator[Check]:
     """Where ConServe's p95 TTFET falls below Collocated's, between two rates, linearly."""
     rates = sorted(spec.rates)
     gaps = {
-        rate: values.difference(("conserve_oracle", "colocate_oracle"), "ttfet_p95", rate).mean
+        rate: values.difference(
+            ("conserve_oracle", "colocate_oracle"), "ttfet_p95", Setting(rate)
+        ).mean
         for rate in rates
     }
     on_draw = {
-        rate: _on_draw(values.by_seed("conserve_oracle", "ttfet_p95", rate))
-        - _on_draw(values.by_seed("colocate_oracle", "ttfet_p95", rate))
+        rate: _on_draw(values.by_seed("conserve_oracle", "ttfet_p95", Setting(rate)))
+        - _on_draw(values.by_seed("colocate_oracle", "ttfet_p95", Setting(rate)))
         for rate in rates
     }
     low, high = 1.25, 1.5

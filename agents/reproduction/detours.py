@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from conserve_gym.agents.reproduction.recording import Draw
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
@@ -34,21 +35,19 @@ Turns = frozenset[tuple[int, int]]
 """Turns by place of their conversation in order of arrival, and index."""
 
 
-def misrouted(counts: Sequence[int], numbers: Sequence[int], share: float, seed: int) -> Turns:
-    """Return which turns are misrouted.
+def misrouted(drawn: Draw, share: float) -> Turns:
+    """Return which turns are misrouted, drawn in the order of the conversations' numbers.
 
     Args:
-        counts: Turns of each conversation, in order of arrival.
-        numbers: Number of each in the workload: the artifact draws in that order.
+        drawn: The conversations.
         share: Share of the later turns.
-        seed: The artifact's is 42.
     """
-    rng = random.Random(seed)
-    by_number = sorted(range(len(counts)), key=numbers.__getitem__)
+    rng = random.Random(drawn.drawn_by)
+    by_number = sorted(range(len(drawn.numbers)), key=drawn.numbers.__getitem__)
     return frozenset(
         (place, turn)
         for place in by_number
-        for turn in range(1, counts[place])
+        for turn in range(1, len(drawn.turns[place]))
         if rng.random() < share
     )
 

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from conserve_gym.agents.reproduction.arms import ARMS
-from conserve_gym.agents.reproduction.cells import UNCAPPED, Part, scaled_setting
+from conserve_gym.agents.reproduction.cells import COMPARED, scaled_setting
 from conserve_gym.agents.reproduction.published import PAPER, SHARES
 from conserve_gym.agents.reproduction.recording import SATURATION
-from conserve_gym.agents.reproduction.spec import ReproductionSpec
-from conserve_gym.agents.reproduction.values import Values
+from conserve_gym.agents.reproduction.spec import UNCAPPED, ReproductionSpec
+from conserve_gym.agents.reproduction.values import Setting, Values
 from conserve_gym.agents.reproduction.winners import winner
 from conserve_gym.files import whole
 from conserve_gym.metrics import SLO_FACTOR, Clock
@@ -69,7 +69,7 @@ def headline(
         for axes, (latency, heading) in zip(row, _LATENCIES.items(), strict=True):
             metric = f"{latency}_{statistic}"
             for arm in arms:
-                _curve(axes, values, arm, metric, spec.rates, clock, UNCAPPED, "paper")
+                _curve(axes, values, arm, metric, [Setting(rate, clock) for rate in spec.rates])
                 if clock == "artifact":
                     shown = {r: PAPER.get((arm, UNCAPPED, r, metric)) for r in spec.rates}
                     points = {r: point.value for r, point in shown.items() if point}
@@ -94,9 +94,10 @@ def headline(
             if statistic == "gmean":
                 axes.set_title(heading)
         row[0].set_ylabel(says)
-    picture.supxlabel("conversations/s")
+    for axes in grid[-1]:
+        axes.set_xlabel("conversations/s")
     picture.suptitle(
-        f"{workload}; A40 1P3D at 300 W, {_CLOCKS[clock]}; {len(spec.seeds)} seeds, bands are 95 % "
+        f"{workload}\nA40 1P3D at 300 W, {_CLOCKS[clock]}; {len(spec.seeds)} seeds, bands are 95 % "
         "intervals" + ("; crosses: the paper" if clock == "artifact" else ""),
         fontsize="medium",
     )
@@ -118,7 +119,7 @@ def energy_bars(spec: ReproductionSpec, values: Values, workload: str) -> Figure
     for axes, (metric, says) in zip(picture.subplots(2, 2).flat, metrics.items(), strict=True):
         for i, caps in enumerate(spec.caps):
             for place, arm in enumerate(PAPER_ARMS):
-                mean, low, high = values.mean(arm, metric, SATURATION, variant=caps)
+                mean, low, high = values.mean(arm, metric, Setting(SATURATION, variant=caps))
                 at = place + (i - (len(spec.caps) - 1) / 2) * width
                 axes.bar(
                     at,
@@ -141,7 +142,7 @@ def energy_bars(spec: ReproductionSpec, values: Values, workload: str) -> Figure
             axes.axhline(SLO_FACTOR, color="0.4", linestyle=":", linewidth=1)
         axes.grid(alpha=0.3, axis="y")
     picture.suptitle(
-        f"{workload}; A40 1P3D, {SATURATION} conversations/s, {_CLOCKS['artifact']}; "
+        f"{workload}\nA40 1P3D, {SATURATION} conversations/s, {_CLOCKS['artifact']}; "
         f"{len(spec.seeds)} seeds; crosses: the paper",
         fontsize="medium",
     )
@@ -168,7 +169,7 @@ def shares(spec: ReproductionSpec, values: Values, workload: str) -> Figure:
     asked = sorted(spec.misrouted_shares)
     for axes, (metric, says) in zip(picture.subplots(1, 3), metrics.items(), strict=True):
         points = [
-            values.mean("ampd", metric, SATURATION, variant=f"{share:g}", part="shares")
+            values.mean("ampd", metric, Setting(SATURATION, variant=f"{share:g}", part="shares"))
             for share in asked
         ]
         percent = [100.0 * share for share in asked]
@@ -181,7 +182,7 @@ def shares(spec: ReproductionSpec, values: Values, workload: str) -> Figure:
         axes.set(xlabel="misrouted turns, %", title=says)
         axes.grid(alpha=0.3)
     picture.suptitle(
-        f"AMPD as coded: {workload}; {SATURATION} conversations/s, {_CLOCKS['artifact']}; "
+        f"AMPD as coded: {workload}\n{SATURATION} conversations/s, {_CLOCKS['artifact']}; "
         f"{len(spec.seeds)} seeds; crosses: the paper",
         fontsize="medium",
     )
@@ -197,13 +198,13 @@ def scenarios(spec: ReproductionSpec, values: Values) -> Figure:
     arms = [arm for arm in _USER_ARMS if arm != "conserve_oracle_4"]
     for axes, (name, scenario) in zip(grid.flat, spec.scenarios.items(), strict=False):
         for arm in arms:
-            metric = "slo_attainment_pct"
-            _curve(axes, values, arm, metric, scenario.rates, "user", name, "scenarios")
+            settings = [Setting(rate, "user", name, "scenarios") for rate in scenario.rates]
+            _curve(axes, values, arm, "slo_attainment_pct", settings)
         axes.set_title(scenario.says, fontsize="small")
+        axes.set(xlabel="conversations/s", ylim=(-3, 103))
         axes.grid(alpha=0.3)
     for axes in list(grid.flat)[len(spec.scenarios) :]:
         axes.set_axis_off()
-    picture.supxlabel("conversations/s")
     picture.supylabel("SLO attainment, %")
     count = len(spec.seeds[: spec.scenario_seeds])
     picture.suptitle(f"Beyond the paper, {_CLOCKS['user']}; {count} seeds", fontsize="medium")
@@ -215,59 +216,55 @@ def sensitivity(spec: ReproductionSpec, values: Values, workload: str) -> Figure
     """Draw who is ahead at each rate when a constant is scaled."""
     factors = sorted({*spec.sensitivity.factors, 1.0})
     lines = [(c, factor) for c in spec.sensitivity.constants for factor in factors]
-    views: tuple[tuple[Clock, str, str, bool], ...] = (
-        ("artifact", "ttfet_p95", "lowest TTFET p95,\nthe artifact's clock", False),
-        ("user", "ttfet_p95", "lowest TTFET p95,\nthe user's clock", False),
-        ("user", "slo_attainment_pct", "highest SLO attainment,\nthe user's clock", True),
-        ("user", "tokens_per_joule", "most tokens/J,\none run", True),
+    views: tuple[tuple[Clock, str, str], ...] = (
+        ("artifact", "ttfet_p95", "lowest TTFET p95"),
+        ("artifact", "tokens_per_joule", "most tokens/J"),
+        ("user", "ttfet_p95", "lowest TTFET p95"),
+        ("user", "slo_attainment_pct", "highest SLO attainment"),
+        ("user", "tokens_per_joule", "most tokens/J"),
     )
-    arms = ("colocate_oracle", "ampd", "ampd_played", "conserve_oracle")
-    picture = Figure(figsize=(12, 1.6 + 0.24 * len(lines)), layout="constrained")
-    for axes, (clock, metric, says, highest) in zip(
+    picture = Figure(figsize=(14, 1.8 + 0.24 * len(lines)), layout="constrained")
+    for axes, (clock, metric, says) in zip(
         picture.subplots(1, len(views), sharey=True), views, strict=True
     ):
         image = np.zeros((len(lines), len(spec.rates), 4))
         for y, (constant, factor) in enumerate(lines):
             variant, part = scaled_setting(constant, factor)
             for x, rate in enumerate(spec.rates):
-                ahead = winner(values, arms, metric, rate, clock, variant, part, highest=highest)
-                image[y, x] = to_rgba(ARMS[ahead.arm].color, 0.3 if ahead.level else 1.0)
+                setting = Setting(rate, clock, variant, part)
+                ahead = winner(values, COMPARED[clock], metric, setting)
+                image[y, x] = to_rgba(ARMS[ahead.arm].color)
+                if ahead.level:
+                    axes.text(x, y, "=", ha="center", va="center", fontsize="small")
         axes.imshow(image, aspect="auto")
+        axes.set_xlabel("conversations/s")
         axes.set_xticks(range(len(spec.rates)), [f"{rate:g}" for rate in spec.rates], rotation=90)
-        axes.set_title(says, fontsize="small")
+        axes.set_title(f"{says},\n{_CLOCKS[clock]}", fontsize="small")
         for y in range(len(factors), len(lines), len(factors)):
             axes.axhline(y - 0.5, color="black", linewidth=1)
     names = [f"{c} × {factor:g}" if factor != 1.0 else f"{c}, as it is" for c, factor in lines]
     picture.axes[0].set_yticks(range(len(lines)), names, fontsize="small")
-    picture.supxlabel("conversations/s")
     seeds = len(spec.seeds[: spec.sensitivity.seeds])
     picture.suptitle(
-        f"Who is ahead when a constant is scaled; pale: not clearly.\n{workload}; {seeds} seeds",
+        f"Who is ahead when a constant is scaled; = is level with the next.\n"
+        f"{workload}; {seeds} seeds",
         fontsize="medium",
     )
-    _legend(picture, ("colocate_oracle", "ampd", "ampd_played", "conserve_oracle"))
+    _legend(picture, [arm for arms in COMPARED.values() for arm in arms])
     return picture
 
 
-def _curve(
-    axes: Axes,
-    values: Values,
-    arm: str,
-    metric: str,
-    rates: Sequence[float],
-    clock: Clock,
-    variant: str,
-    part: Part,
-) -> None:
-    played = [rate for rate in sorted(rates) if values.has(arm, rate, clock, variant, part)]
-    points = [values.mean(arm, metric, rate, clock, variant, part) for rate in played]
+def _curve(axes: Axes, values: Values, arm: str, metric: str, settings: Sequence[Setting]) -> None:
+    played = sorted(setting for setting in settings if values.has(arm, setting))
+    points = [values.mean(arm, metric, setting) for setting in played]
+    rates = [setting.rate for setting in played]
     color = ARMS[arm].color
     style = "-" if ARMS[arm].sees_future or ARMS[arm].in_paper else "--"
     axes.plot(
-        played, [one.mean for one in points], color=color, marker="o", markersize=3, linestyle=style
+        rates, [one.mean for one in points], color=color, marker="o", markersize=3, linestyle=style
     )
     low, high = [one.low for one in points], [one.high for one in points]
-    axes.fill_between(played, low, high, color=color, alpha=0.2, linewidth=0)
+    axes.fill_between(rates, low, high, color=color, alpha=0.2, linewidth=0)
 
 
 def _legend(picture: Figure, arms: Sequence[str]) -> None:

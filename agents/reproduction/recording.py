@@ -27,7 +27,7 @@ from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.placement import Placement
 
 PAPER_SEED = 42
-"""Seed of the paper's own arrivals and of its misrouted turns."""
+"""Seed of the artifact's arrivals and of its misrouted turns."""
 
 SATURATION = 1.634
 """The paper's highest rate, which is what a prefiller let through of ``OFFERED_AT_SATURATION``."""
@@ -43,12 +43,14 @@ class Draw:
         turns: Each one's turns.
         offered_s: When each came to the recorded prefiller.
         starts_s: When that prefiller began each one's first prompt.
+        drawn_by: Seed of the times, and of what is misrouted.
     """
 
     numbers: tuple[int, ...]
     turns: tuple[tuple[Turn, ...], ...]
     offered_s: tuple[float, ...]
     starts_s: tuple[float, ...]
+    drawn_by: int
 
     @property
     def prompts(self) -> list[int]:
@@ -56,28 +58,30 @@ class Draw:
         return [turns[0].input_tokens for turns in self.turns]
 
 
-def draw(scenario: Scenario, rate: float, seed: int, order: int | None = None) -> Draw:
+def draw(scenario: Scenario, rate: float, seed: int, *, redraw: bool) -> Draw:
     """Draw an episode as the artifact did.
 
     Args:
         scenario: Workload, and the recorded prefiller as ``arrivals``.
         rate: Conversations a second, as the paper calls it.
-        seed: Of the arrivals, of the lengths where they are drawn, and of the order in which
-            conversations come; with the paper's own it is that of their numbers.
-        order: Seed of that order instead.
+        seed: Of the order in which conversations come, as in the artifact's sweep over orders (with
+            the paper's own it is that of their numbers), and of lengths where they are drawn.
+        redraw: Whether it is of arrivals and misrouted turns too; the artifact's seed of these is
+            fixed.
     """
     assert isinstance(scenario.arrivals, RecordedPrefiller)
     turns = scenario.workload.draw(np.random.default_rng(seed))
     numbers = list(range(len(turns)))
-    if order is not None or seed != PAPER_SEED:
-        random.Random(seed if order is None else order).shuffle(numbers)
-    rng = random.Random(seed)
+    if seed != PAPER_SEED:
+        random.Random(seed).shuffle(numbers)
+    drawn_by = seed if redraw else PAPER_SEED
+    rng = random.Random(drawn_by)
     offered_rate = OFFERED_AT_SATURATION if rate == SATURATION else rate
     gaps = (rng.expovariate(offered_rate) for _ in numbers[1:])
     offered = list(accumulate(gaps, initial=0.0))
     played = [turns[number] for number in numbers]
     starts = scenario.arrivals.starts(offered, [turns[0].input_tokens for turns in played])
-    return Draw(tuple(numbers), tuple(played), tuple(offered), tuple(starts))
+    return Draw(tuple(numbers), tuple(played), tuple(offered), tuple(starts), drawn_by)
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from conserve_gym.agents.reproduction.arms import ARMS, MISROUTED_SHARE
-from conserve_gym.agents.reproduction.cells import UNCAPPED, Part, scaled_setting
+from conserve_gym.agents.reproduction.capacity import ATTAINMENT_PCT, capacity
+from conserve_gym.agents.reproduction.cells import COMPARED, Part, scaled_setting
 from conserve_gym.agents.reproduction.checks import LATENCIES, Check, checks
 from conserve_gym.agents.reproduction.explanations import explanation
 from conserve_gym.agents.reproduction.published import PAPER
 from conserve_gym.agents.reproduction.recording import PAPER_SEED, SATURATION
-from conserve_gym.agents.reproduction.spec import ReproductionSpec
-from conserve_gym.agents.reproduction.values import Values
-from conserve_gym.agents.reproduction.winners import Winner, winner
-from conserve_gym.agents.statistics import Estimate
+from conserve_gym.agents.reproduction.spec import UNCAPPED, ReproductionSpec
+from conserve_gym.agents.reproduction.values import Setting, Values
+from conserve_gym.agents.reproduction.winners import winner
+from conserve_gym.agents.statistics import Estimate, estimate
 from conserve_gym.files import whole
 from conserve_gym.metrics import Clock
 
@@ -24,7 +25,14 @@ _PAIRS = {
 }
 """Collocated and ConServe by what the door knows."""
 
-_BEYOND = ("colocate", "conserve", "full_disagg", "ampd_played")
+_CLOCKS: tuple[Clock, Clock] = ("artifact", "user")
+
+_BEYOND = ("colocate", "conserve", "ampd_played", "full_disagg")
+
+_PAPERS = "the paper's: 1:3, 308,448 tokens an engine"
+
+_FAR_PCT = 12.0
+"""A figure of the paper that is missed by more is explained."""
 
 
 def write(
@@ -39,25 +47,30 @@ def write(
 
 
 def verdict(spec: ReproductionSpec, values: Values) -> str:
-    """Return in a sentence or two whether the user's clock turns the winner round."""
+    """Return whether the user's clock turns the winner at the highest rate round."""
     rate = max(spec.rates)
     sentences = []
-    for says, pair in _PAIRS.items():
+    for door, pair in _PAIRS.items():
+        artifact, user = (
+            winner(values, pair, "ttfet_p95", Setting(rate, clock)) for clock in _CLOCKS
+        )
+        turns = "turns the winner round"
+        if artifact.level or user.level:
+            turns = "leaves the two level" if user.level else "parts the two"
+        elif artifact.arm == user.arm:
+            turns = "does not turn the winner round"
         told = []
-        for clock in ("artifact", "user"):
-            ahead = winner(values, pair, "ttfet_p95", rate, clock)
-            both = [values.mean(arm, "ttfet_p95", rate, clock) for arm in pair]
-            told.append((ahead, f"{both[0].mean:.2f} × and {both[1].mean:.2f} ×"))
-        (artifact, on_artifact), (user, on_user) = told
-        turned = {
-            (False, False): "turns the winner round"
-            if artifact.arm != user.arm
-            else "does not turn the winner round",
-        }.get((artifact.level, user.level), "leaves them level on one of the clocks")
+        for setting, metric, form in (
+            (Setting(rate, "artifact"), "ttfet_p95", "{:.2f} ×"),
+            (Setting(rate, "user"), "ttfet_p95", "{:.2f} ×"),
+            (Setting(rate, "user"), "slo_attainment_pct", "{:.0f} %"),
+        ):
+            both = [form.format(values.mean(arm, metric, setting).mean) for arm in pair]
+            told.append(" and ".join(both))
         sentences.append(
-            f"With {says}, the user's clock {turned} at {rate:g} conversations/s: p95 TTFET of "
-            f"Collocated and ConServe is {on_artifact} on the artifact's clock and {on_user} on "
-            "the user's."
+            f"With {door}, the user's clock {turns}: at {rate:g} conversations/s p95 TTFET of "
+            f"Collocated and ConServe is {told[0]} on the artifact's clock and {told[1]} on the "
+            f"user's, where {told[2]} of their conversations meet the SLO."
         )
     return " ".join(sentences)
 
@@ -78,23 +91,27 @@ def _lines(
     )
     yield (
         f"{workload} ({source}); {len(spec.seeds)} seeds ({', '.join(map(str, spec.seeds))}), of "
-        f"which {PAPER_SEED} gives the paper's own arrivals and order. Means over seeds ± half of "
-        "the 95 % interval. × is over the conversation alone on one engine. † sees the future. "
-        f"Caveats: {caveats or 'none'}."
+        f"which {PAPER_SEED} gives the order of the paper's own runs and the others shuffle it, as "
+        "the artifact's sweep does; "
+        + (
+            "they draw arrivals and misrouted turns too. "
+            if spec.redraw
+            else "arrivals and misrouted turns are the artifact's (its seed is fixed at 42). "
+        )
+        + "Means over seeds ± half of the 95 % interval. × is over the conversation alone on one "
+        f"engine. † sees the future. Caveats: {caveats or 'none'}."
     )
     yield ""
     yield f"    {' '.join(command)}"
     yield ""
     found = list(checks(spec, values))
-    if found:
-        yield from _checked(found, values)
+    yield from _checked(found)
+    yield from _missed(found, values)
     if SATURATION in spec.rates:
         yield from _beside_the_paper(spec, values)
     yield from _two_clocks(spec, values)
     if spec.misrouted_shares:
         yield from _shares(spec, values)
-    if spec.orders:
-        yield from _orders(values)
     if spec.sensitivity.constants and spec.sensitivity.factors:
         yield from _sensitivity(spec, values)
     if spec.scenarios:
@@ -103,41 +120,34 @@ def _lines(
 
 def _turned(spec: ReproductionSpec, values: Values) -> Iterator[str]:
     """Who is ahead at saturation on the user's clock, by reservation, P:D ratio and KV budget."""
-    yield from _head(
-        "on the user's clock, at its highest rate",
-        "conversations/s",
-        "door",
-        "p95 TTFET of Collocated, ×",
-        "of ConServe, ×",
-        "ahead",
-        "SLO attainment of both, %",
-    )
-    settings: list[tuple[str, float, str, Part]] = [
-        ("the paper's: 1:3, 308,448 tokens an engine", max(spec.rates), UNCAPPED, "paper")
-    ]
-    settings += [
-        (scenario.says, max(scenario.rates), name, "scenarios")
+    settings = {_PAPERS: Setting(max(spec.rates), "user")} | {
+        scenario.says: Setting(max(scenario.rates), "user", name, "scenarios")
         for name, scenario in spec.scenarios.items()
-    ]
-    for says, rate, variant, part in settings:
+    }
+    yield "On the user's clock, each setting at its highest rate:"
+    yield ""
+    yield from _head(
+        "setting",
+        "conv./s",
+        "door",
+        "p95 TTFET, ×: Collocated",
+        "ConServe",
+        "ahead",
+        "SLO attainment, %: Collocated",
+        "ConServe",
+        "ahead",
+    )
+    for says, setting in settings.items():
         for door, pair in _PAIRS.items():
-            ahead = winner(values, pair, "ttfet_p95", rate, "user", variant, part)
-            cells = [values.mean(arm, "ttfet_p95", rate, "user", variant, part) for arm in pair]
-            attained = [
-                values.mean(arm, "slo_attainment_pct", rate, "user", variant, part).mean
-                for arm in pair
-            ]
-            yield _row(
-                says,
-                f"{rate:g}",
-                door,
-                *(_shown(cell) for cell in cells),
-                _ahead(ahead),
-                f"{attained[0]:.0f}, {attained[1]:.0f}",
-            )
+            cells = []
+            for metric, form in (("ttfet_p95", ".2f"), ("slo_attainment_pct", ".0f")):
+                cells += [_shown(values.mean(arm, metric, setting), form) for arm in pair]
+                ahead = winner(values, pair, metric, setting)
+                cells.append("level" if ahead.level else ARMS[ahead.arm].label.split(",")[0])
+            yield _row(says, f"{setting.rate:g}", door, *cells)
 
 
-def _checked(found: list[Check], values: Values) -> Iterator[str]:
+def _checked(found: list[Check]) -> Iterator[str]:
     holding = sum(check.holds for check in found)
     yield "## What reproduces"
     yield ""
@@ -152,13 +162,32 @@ def _checked(found: list[Check], values: Values) -> Iterator[str]:
         verdict = "holds" if check.holds else "**missed**"
         yield _row(check.says, check.target, check.ours, check.draw, verdict)
     yield ""
-    missed = [check for check in found if not check.holds]
-    if missed:
-        yield "## What does not, and why"
-        yield ""
-        for check in missed:
-            yield f"- *{check.says}*: {explanation(check, values)}"
-        yield ""
+
+
+def _missed(found: list[Check], values: Values) -> Iterator[str]:
+    """What does not reproduce: claims, and single figures of the paper."""
+    yield "## What does not, and why"
+    yield ""
+    for check in found:
+        if not check.holds:
+            yield f"- {check.says}: {explanation(check.key, values)}"
+    yield ""
+    yield f"Figures of the paper that ours miss by more than {_FAR_PCT:g} % on its own draw:"
+    yield ""
+    yield from _head("arm", "caps, W", "conv./s", "metric", "the paper", "ours", "cause")
+    for (arm, caps, rate, metric), published in PAPER.items():
+        setting = Setting(rate, variant=caps)
+        if not values.has(arm, setting):
+            continue
+        by_seed = values.by_seed(arm, metric, setting)
+        mean = estimate(list(by_seed.values()))
+        ours = by_seed.get(PAPER_SEED, mean.mean)
+        if abs(ours - published.value) > _FAR_PCT / 100.0 * published.value:
+            theirs = f"{'about ' if published.by_eye else ''}{published.value:g}"
+            shown = f"{ours:.3g} (mean {_shown(mean)})"
+            cause = explanation(f"{metric} {arm}", values)
+            yield _row(ARMS[arm].label, caps, f"{rate:g}", metric, theirs, shown, cause)
+    yield ""
 
 
 def _beside_the_paper(spec: ReproductionSpec, values: Values) -> Iterator[str]:
@@ -168,13 +197,15 @@ def _beside_the_paper(spec: ReproductionSpec, values: Values) -> Iterator[str]:
     yield from _head("arm", "caps, W", *(f"{says}: ours / paper" for says in metrics.values()))
     for caps in spec.caps:
         for name, arm in ARMS.items():
-            if not values.has(name, SATURATION, "artifact", caps):
+            if not values.has(name, Setting(SATURATION, variant=caps)):
                 continue
             cells = []
             for metric in metrics:
                 published = PAPER.get((name, caps, SATURATION, metric))
                 theirs = f" / {published.value:g}" if published else ""
-                cells.append(_shown(values.mean(name, metric, SATURATION, variant=caps)) + theirs)
+                cells.append(
+                    _shown(values.mean(name, metric, Setting(SATURATION, variant=caps))) + theirs
+                )
             yield _row(arm.label + " †" * arm.sees_future, caps, *cells)
     yield ""
     yield (
@@ -204,8 +235,9 @@ def _two_clocks(spec: ReproductionSpec, values: Values) -> Iterator[str]:
         cells = []
         for metric in ("ttfet_p95", "e2e_p95", "tokens_per_joule"):
             for clock in ("artifact", "user"):
-                played = values.has(name, rate, clock, UNCAPPED)
-                cells.append(_shown(values.mean(name, metric, rate, clock)) if played else "")
+                setting = Setting(rate, clock)
+                played = values.has(name, setting)
+                cells.append(_shown(values.mean(name, metric, setting)) if played else "")
         yield _row(arm.label + " †" * arm.sees_future, *cells)
     yield ""
     yield (
@@ -227,47 +259,34 @@ def _shares(spec: ReproductionSpec, values: Values) -> Iterator[str]:
     yield from _head("misrouted, %", "p95 TTFET, ×", "TTFET over SLO, %", "tokens/J")
     for share in sorted(spec.misrouted_shares):
         cells = [
-            _shown(values.mean("ampd", m, SATURATION, variant=f"{share:g}", part="shares"))
+            _shown(values.mean("ampd", m, Setting(SATURATION, variant=f"{share:g}", part="shares")))
             for m in ("ttfet_p95", "ttfet_slo_violation_pct", "tokens_per_joule")
         ]
         yield _row(f"{100 * share:g}", *cells)
     yield ""
 
 
-def _orders(values: Values) -> Iterator[str]:
-    yield f"## Other orders of conversations, {SATURATION} conversations/s, the artifact's clock"
-    yield ""
-    metrics = {**LATENCIES, "tokens_per_joule": "tokens/J"}
-    yield from _head("arm", *(f"{says}: lowest to highest" for says in metrics.values()))
-    for name, arm in ARMS.items():
-        if values.has(name, SATURATION, "artifact", UNCAPPED, "orders"):
-            cells = []
-            for metric in metrics:
-                found = values.by_seed(name, metric, SATURATION, part="orders").values()
-                cells.append(f"{min(found):.2f} to {max(found):.2f}")
-            yield _row(arm.label + " †" * arm.sees_future, *cells)
-    yield ""
-
-
 def _sensitivity(spec: ReproductionSpec, values: Values) -> Iterator[str]:
+    rate = max(spec.rates)
     yield "## When a constant is wrong"
     yield ""
     yield (
-        f"Who is ahead in p95 TTFET at {max(spec.rates):g} conversations/s, of Collocated, AMPD "
-        "and ConServe, when one constant is scaled. `sensitivity.png` has every rate."
+        f"Who is ahead in p95 TTFET at {rate:g} conversations/s when one constant is scaled: on "
+        "the artifact's clock of the paper's arms, on the user's of those that do not see the "
+        "future. `sensitivity.png` has every rate, SLO attainment and energy."
     )
     yield ""
     factors = sorted({*spec.sensitivity.factors, 1.0})
-    arms = ("colocate_oracle", "ampd", "ampd_played", "conserve_oracle")
     yield from _head("constant", "clock", *(f"× {factor:g}" for factor in factors))
     for constant in spec.sensitivity.constants:
-        clocks: tuple[Clock, ...] = ("artifact", "user")
-        for clock in clocks:
+        for clock in _CLOCKS:
             cells = []
             for factor in factors:
                 variant, part = scaled_setting(constant, factor)
-                ahead = winner(values, arms, "ttfet_p95", max(spec.rates), clock, variant, part)
-                cells.append(_ahead(ahead))
+                setting = Setting(rate, clock, variant, part)
+                ahead = winner(values, COMPARED[clock], "ttfet_p95", setting)
+                label = ARMS[ahead.arm].label.split(",")[0]
+                cells.append(f"{label}, level" if ahead.level else label)
             yield _row(constant, f"the {clock}'s", *cells)
     yield ""
 
@@ -276,26 +295,32 @@ def _scenarios(spec: ReproductionSpec, values: Values) -> Iterator[str]:
     yield "## Beyond the paper"
     yield ""
     yield (
-        "SLO attainment in percent on the user's clock, nobody sees the future; by rate. "
+        f"Capacity on the user's clock: conversations/s at which mean SLO attainment falls below "
+        f"{ATTAINMENT_PCT:g} %, linear between the rates played. No arm here sees the future. "
         "`scenarios.csv` and `scenarios.png` have the others and all metrics."
     )
     yield ""
-    yield from _head("setting", "arm", "rate: attainment")
+    yield from _head("setting", "rates played", *(ARMS[arm].label for arm in _BEYOND))
+    yield _row(
+        _PAPERS,
+        _span(spec.rates),
+        *(_capacity(values, arm, spec.rates, UNCAPPED, "paper") for arm in _BEYOND),
+    )
     for name, scenario in spec.scenarios.items():
-        for arm in _BEYOND:
-            cells = [
-                f"{rate:g}: "
-                + _shown(
-                    values.mean(arm, "slo_attainment_pct", rate, "user", name, "scenarios"), ".0f"
-                )
-                for rate in sorted(scenario.rates)
-            ]
-            yield _row(scenario.says, ARMS[arm].label, ", ".join(cells))
+        cells = [_capacity(values, arm, scenario.rates, name, "scenarios") for arm in _BEYOND]
+        yield _row(scenario.says, _span(scenario.rates), *cells)
     yield ""
 
 
-def _ahead(ahead: Winner) -> str:
-    return "level" if ahead.level else ARMS[ahead.arm].label.split(",")[0]
+def _span(rates: Sequence[float]) -> str:
+    return f"{min(rates):g} to {max(rates):g}"
+
+
+def _capacity(values: Values, arm: str, rates: Sequence[float], variant: str, part: Part) -> str:
+    carried = capacity(values, arm, rates, variant, part)
+    if carried == 0.0:
+        return f"below {min(rates):g}"
+    return f"above {max(rates):g}" if carried == float("inf") else f"{carried:.2f}"
 
 
 def _shown(value: Estimate, form: str = ".2f") -> str:

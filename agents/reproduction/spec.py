@@ -11,8 +11,10 @@ from pydantic.dataclasses import dataclass
 from conserve_gym.agents.reproduction.sensitivity import CONSTANTS
 from conserve_gym.envs.fields import STRICT, Positive
 
+UNCAPPED = "300/300"
+
 CAPS = {
-    "300/300": "a40_1p3d",
+    UNCAPPED: "a40_1p3d",
     "300/200": "a40_1p3d_capped_decoders",
     "200/200": "a40_1p3d_200w",
 }
@@ -90,8 +92,8 @@ class ReproductionSpec:
         workload: The paper's conversations.
         rates: Conversations a second; 1.634 is Poisson at 2 through one prefiller.
         caps: Some of ``CAPS``.
-        seeds: Of arrivals and order of conversations; 42 gives the paper's own.
-        orders: Further orders of conversations on the paper's own arrivals at saturation.
+        seeds: Of the order of conversations; 42 gives the paper's own.
+        redraw: Whether they are of arrivals and misrouted turns too.
         misrouted_shares: Shares of misrouted turns that AMPD is played with at saturation.
         sensitivity: Scaled constants.
         scenarios: Settings beyond the paper's, by name.
@@ -104,7 +106,7 @@ class ReproductionSpec:
     rates: Rates
     caps: Annotated[tuple[str, ...], Field(min_length=1)]
     seeds: Seeds
-    orders: NonNegativeInt
+    redraw: bool
     misrouted_shares: tuple[Share, ...]
     sensitivity: SensitivitySpec
     scenarios: dict[str, ScenarioSpec]
@@ -117,6 +119,8 @@ class ReproductionSpec:
         for name in self.caps:
             if name not in CAPS:
                 raise ValueError(f"caps: {name!r} is none of {', '.join(CAPS)}")
+        if UNCAPPED not in self.caps:
+            raise ValueError(f"caps={list(self.caps)} lacks {UNCAPPED}, which others are told by")
         for key in ("rates", "caps", "seeds"):
             values = getattr(self, key)
             if len(set(values)) < len(values):

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from conserve_gym.agents.reproduction.arms import ARMS
 from conserve_gym.agents.reproduction.campaign import Results
-from conserve_gym.agents.reproduction.cells import UNCAPPED, Part
+from conserve_gym.agents.reproduction.cells import Part
 from conserve_gym.agents.reproduction.published import PAPER, SHARES, Published
 from conserve_gym.agents.reproduction.recording import PAPER_SEED
-from conserve_gym.agents.reproduction.spec import ReproductionSpec
-from conserve_gym.agents.reproduction.values import Values
+from conserve_gym.agents.reproduction.spec import UNCAPPED, ReproductionSpec
+from conserve_gym.agents.reproduction.values import Setting, Values
 from conserve_gym.agents.statistics import half_width
 from conserve_gym.files import whole
 from conserve_gym.metrics import CLOCKS, Clock
@@ -94,8 +94,8 @@ def on_screen(spec: ReproductionSpec, values: Values, workload: str) -> Table:
         for clock in CLOCKS:
             for metric in metrics:
                 cell = ""
-                if values.has(name, rate, clock, UNCAPPED):
-                    cell = f"{values.mean(name, metric, rate, clock).mean:.2f}"
+                if values.has(name, Setting(rate, clock)):
+                    cell = f"{values.mean(name, metric, Setting(rate, clock)).mean:.2f}"
                     published = PAPER.get((name, UNCAPPED, rate, metric))
                     if published and clock == "artifact":
                         cell += f" ({published.value:g})"
@@ -111,7 +111,6 @@ def write(folder: Path, rows: pd.DataFrame) -> list[Path]:
     """
     names: Iterable[tuple[Part, str, str]] = (
         ("paper", "table", "caps"),
-        ("orders", "orders", "caps"),
         ("shares", "shares", "misrouted_share"),
         ("scenarios", "scenarios", "scenario"),
         ("sensitivity", "sensitivity", "constant"),
