@@ -90,7 +90,7 @@ ARMS: dict[str, Arm] = {
         ),
         Arm(
             "ampd_corrected",
-            "AMPD (10 %), history corrected",
+            "AMPD, corrected",
             "#c5b0d5",
             ConServe,
             Run.DECODERS,
@@ -99,7 +99,7 @@ ARMS: dict[str, Arm] = {
         ),
         Arm(
             "ampd_played",
-            "AMPD (10 %), really misrouted",
+            "AMPD, really misrouted",
             "#8c564b",
             ConServe,
             None,
@@ -116,7 +116,7 @@ ARMS: dict[str, Arm] = {
         Arm("conserve", "ConServe, per turn", "#98df8a", ConServe, Run.DECODERS),
         Arm(
             "conserve_oracle_4",
-            "ConServe, prefiller decodes too",
+            "ConServe, 4 decode",
             "#ff7f0e",
             partial(ConServe, _PEAK),
             Run.FREE_PREFILL,

@@ -17,6 +17,16 @@ _FULL_DISAGG = (
     "which differ in the decoders' cap alone, differ by a fifth."
 )
 
+_LAST_CONVERSATION = (
+    "The paper's 62.0 tokens/J, and about 64.7 without what the prefill engine draws after its "
+    "last prompt, imply that its run of ConServe took about 335 s. Ours takes "
+    "{span_s conserve_oracle} s, by seed: with the paper's order one conversation, of 9,502 "
+    "tokens in a turn, decodes alone for the last 67 s beside three idle GPUs. Which decoder "
+    "such a conversation meets is luck: ConServe's tokens/J is "
+    "{tokens_per_joule conserve_oracle} by seed and AMPD's {tokens_per_joule ampd}. The power "
+    "law itself misses other readings of an A40 by 7.9 %."
+)
+
 _CAUSES = {
     "order": (
         "arms that change places are close: the paper has AMPD and ConServe 3 % apart in TBT "
@@ -24,8 +34,8 @@ _CAUSES = {
     ),
     "tbt_p95 colocate_oracle": (
         "the percentile stands where the share of long mixed steps ends. Decode steps of a full "
-        "engine take 4 × a lone one's, mixed steps with a later turn's prompt 5 to 6 ×, those with "
-        "a piece of a first prompt 10 to 17 ×, and these last are about 4 % of all gaps: one more "
+        "engine take 4 × a lone one's, mixed steps with a later turn's prompt 5 to 7 ×, those with "
+        "a piece of a first prompt 9 to 16 ×, and these last are about 4 % of all gaps: one more "
         "percent of them moves the p95 by half. By seed it is {tbt_p95 colocate_oracle} ×. Mixed "
         "steps were not measured on an A40: their law is carried over (`provenance.carried`)."
     ),
@@ -51,20 +61,12 @@ _CAUSES = {
         "it depends on which misrouted turns meet the recorded prefiller's queue, which grows to "
         "half a minute: by seed {e2e_p95 ampd} ×. The paper shows one draw."
     ),
-    "tokens_per_joule conserve_oracle": (
-        "the power law rests on three readings, and misses other readings of an A40 by 7.9 %; how "
-        "long the last conversations take moves the figure too: by seed {tokens_per_joule "
-        "conserve_oracle}."
-    ),
+    "tokens_per_joule conserve_oracle": _LAST_CONVERSATION,
     "headline energy": (
-        "it is a ratio of two runs that differ by little. Ours are {tokens_per_joule "
-        "conserve_oracle} and {tokens_per_joule ampd} tokens/J by seed, where the paper has 62.0 "
-        "and 57.7, one run each: its difference is within what one run differs from another by the "
-        "power law's error of 7.9 % and by the end of its last conversation."
+        "the two differ by little, and by when their last conversations end. " + _LAST_CONVERSATION
     ),
     "headline caps": (
-        "it takes the errors of the power law with and without cap: ours without is below the "
-        "paper's, with it is not. By seed {tokens_per_joule conserve_oracle} tokens/J without."
+        "ours without cap is below the paper's, with it is not. " + _LAST_CONVERSATION
     ),
     "crossover": (
         "the two curves are nearly parallel there, so that little moves the point where they cross."
@@ -81,7 +83,7 @@ def explanation(key: str, values: Values) -> str:
     """
     cause = _CAUSES.get(key, "no cause has been found.")
     saturated = Setting(SATURATION)
-    for metric in ("ttfet_p95", "tbt_p95", "e2e_p95", "tokens_per_joule"):
+    for metric in ("ttfet_p95", "tbt_p95", "e2e_p95", "tokens_per_joule", "span_s"):
         for arm in ("colocate_oracle", "ampd", "conserve_oracle"):
             if values.has(arm, saturated):
                 found = values.by_seed(arm, metric, saturated).values()

@@ -184,7 +184,7 @@ class Cluster:
         self._start_turn(conversation, 0)
 
     def _start_turn(self, conversation: int, turn: int) -> None:
-        input_tokens, new_tokens, _, _ = self.conversations[conversation].turns[turn]
+        input_tokens, new_tokens, *_ = self.conversations[conversation].turns[turn]
         self.ledger.append(TurnArrived(self.now, conversation, turn, input_tokens, new_tokens))
         self._door_changed = True  # also by a pinned turn that holds less than the one before it
         if turn and not self._deployment.decides_every_turn:
@@ -194,7 +194,7 @@ class Cluster:
 
     def _dispatch(self, conversation: int, turn: int, *, placed: bool) -> None:
         """Send a turn's prompt to the engine that computes it."""
-        input_tokens, new_tokens, output_tokens, _ = self.conversations[conversation].turns[turn]
+        input_tokens, new_tokens, output_tokens, *_ = self.conversations[conversation].turns[turn]
         placement = self._placements[conversation]
         offloaded = placement.offloads(placed, new_tokens)
         at = placement.prefill_at if offloaded else placement.decode_at

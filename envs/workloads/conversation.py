@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from conserve_gym.errors import ConServeGymError
 
 
 class WorkloadError(ConServeGymError):
     """A workload that cannot be read or drawn; the message names file, line or field and value."""
+
+
+GapKind = Literal["tool", "user", "mixed", "unknown"]
+"""A tool ran, a human thought, both, or nobody knows."""
 
 
 class Turn(NamedTuple):
@@ -19,13 +23,16 @@ class Turn(NamedTuple):
         new_tokens: Part of it that the conversation's own KV cache does not cover; the rest was
             prompt or output of earlier turns.
         output_tokens: Tokens generated, at least 1.
-        gap_s: Time between the end of the last turn and this turn's arrival.
+        gap_s: Time between the end of the last turn and this turn's arrival; NaN in a recording
+            that does not say.
+        gap_kind: What passed in it.
     """
 
     input_tokens: int
     new_tokens: int
     output_tokens: int
     gap_s: float
+    gap_kind: GapKind = "unknown"
 
 
 class Conversation(NamedTuple):
@@ -42,3 +49,20 @@ class Conversation(NamedTuple):
     def peak_tokens(self) -> int:
         """Largest number of tokens that its KV cache will hold."""
         return max(turn.input_tokens + turn.output_tokens for turn in self.turns)
+
+
+class Recording(NamedTuple):
+    """A conversation as it was recorded.
+
+    Attributes:
+        identifier: Its name in the file.
+        root: Name of the conversation that it belongs to: its own, or for a sub-agent that of the
+            conversation which began it all. Splits keep those of one root together.
+        arrival_s: When it began, in seconds since the recording's; NaN if nobody knows.
+        turns: Its turns.
+    """
+
+    identifier: str
+    root: str
+    arrival_s: float
+    turns: tuple[Turn, ...]
