@@ -28,7 +28,7 @@ COMPARED: dict[Clock, tuple[str, ...]] = {
 """Arms whose winner is looked for where a constant is scaled: the paper's, and those that do not
 see the future. Full Disagg is left out: it is behind by a factor of ten."""
 
-_BEYOND = (
+BEYOND = (
     "colocate_oracle",
     "colocate",
     "full_disagg",
@@ -36,6 +36,7 @@ _BEYOND = (
     "conserve_oracle",
     "conserve",
 )
+"""Arms that are played beyond the paper's settings."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def cells(spec: ReproductionSpec) -> Iterator[Cell]:
         for seed in spec.seeds:
             yield Cell("shares", f"{share:g}", "ampd", "artifact", SATURATION, seed)
     for name, scenario in spec.scenarios.items():
-        for arm in _BEYOND:
+        for arm in BEYOND:
             for rate in scenario.rates:
                 for seed in spec.seeds[: spec.scenario_seeds]:
                     yield Cell("scenarios", name, arm, "user", rate, seed)

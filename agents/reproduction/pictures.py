@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from conserve_gym.agents.reproduction.arms import ARMS
-from conserve_gym.agents.reproduction.cells import COMPARED, scaled_setting
+from conserve_gym.agents.reproduction.cells import BEYOND, COMPARED, scaled_setting
 from conserve_gym.agents.reproduction.published import PAPER, SHARES
 from conserve_gym.agents.reproduction.recording import SATURATION
 from conserve_gym.agents.reproduction.spec import UNCAPPED, ReproductionSpec
@@ -22,15 +22,7 @@ from conserve_gym.files import whole
 from conserve_gym.metrics import SLO_FACTOR, Clock
 
 PAPER_ARMS = tuple(name for name, arm in ARMS.items() if arm.in_paper)
-_USER_ARMS = (
-    "colocate_oracle",
-    "colocate",
-    "full_disagg",
-    "ampd_played",
-    "conserve_oracle",
-    "conserve",
-    "conserve_oracle_4",
-)
+_USER_ARMS = tuple(name for name, arm in ARMS.items() if arm.own_run)
 _LATENCIES = {"ttfet": "TTFET", "tbt": "last-turn TBT", "e2e": "E2E"}
 _STATISTICS = {"gmean": "gmean, ×", "p95": "p95, ×", "slo_violation_pct": "over SLO, %"}
 _CLOCKS = {"artifact": "the artifact's clock", "user": "the user's clock"}
@@ -175,7 +167,11 @@ def shares(spec: ReproductionSpec, values: Values, workload: str) -> Figure:
         percent = [100.0 * share for share in asked]
         axes.plot(percent, [one.mean for one in points], "o-", color=ARMS["ampd"].color)
         axes.fill_between(
-            percent, [one.low for one in points], [one.high for one in points], alpha=0.2
+            percent,
+            [one.low for one in points],
+            [one.high for one in points],
+            color=ARMS["ampd"].color,
+            alpha=0.2,
         )
         published = {100 * s: p.value for (s, name), p in SHARES.items() if name == metric}
         axes.plot(list(published), list(published.values()), "kx", markersize=8, markeredgewidth=2)
@@ -195,9 +191,8 @@ def scenarios(spec: ReproductionSpec, values: Values) -> Figure:
     rows = -(-len(spec.scenarios) // columns)
     picture = Figure(figsize=(13, 2.9 * rows), layout="constrained")
     grid = picture.subplots(rows, columns, sharey=True, squeeze=False)
-    arms = [arm for arm in _USER_ARMS if arm != "conserve_oracle_4"]
     for axes, (name, scenario) in zip(grid.flat, spec.scenarios.items(), strict=False):
-        for arm in arms:
+        for arm in BEYOND:
             settings = [Setting(rate, "user", name, "scenarios") for rate in scenario.rates]
             _curve(axes, values, arm, "slo_attainment_pct", settings)
         axes.set_title(scenario.says, fontsize="small")
@@ -208,7 +203,7 @@ def scenarios(spec: ReproductionSpec, values: Values) -> Figure:
     picture.supylabel("SLO attainment, %")
     count = len(spec.seeds[: spec.scenario_seeds])
     picture.suptitle(f"Beyond the paper, {_CLOCKS['user']}; {count} seeds", fontsize="medium")
-    _legend(picture, arms)
+    _legend(picture, BEYOND)
     return picture
 
 
