@@ -117,6 +117,9 @@ class ReproductionSpec:
         for name in self.caps:
             if name not in CAPS:
                 raise ValueError(f"caps: {name!r} is none of {', '.join(CAPS)}")
+        uncapped = next(iter(CAPS))
+        if self.caps and uncapped not in self.caps:
+            raise ValueError(f"caps={list(self.caps)} lacks {uncapped}, which others are held to")
         for key in ("rates", "caps", "seeds"):
             values = getattr(self, key)
             if len(set(values)) < len(values):
