@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from settings import arriving, drawn, lone, spec, tiny
@@ -85,11 +86,13 @@ def test_tokens_per_joule_of_a_lone_conversation() -> None:
     assert alone("colocate")["tokens_per_joule"] == pytest.approx(tokens / joules, rel=1e-9)
 
 
-@pytest.mark.parametrize(("name", "overcounted"), [("ampd", OVERCOUNTED_TOKENS), ("ampd_corrected", 0)])
+@pytest.mark.parametrize(
+    ("name", "overcounted"), [("ampd", OVERCOUNTED_TOKENS), ("ampd_corrected", 0)]
+)
 def test_detours_of_a_lone_conversation_come_on_top(name: str, overcounted: int) -> None:
     turns, (ttfet_s, _, e2e_s) = LONE.turns[0], standalone_s()
     detours_s = 0.0
-    for before, turn in zip(turns, turns[1:], strict=False):
+    for before, turn in pairwise(turns):
         held = before.input_tokens + before.output_tokens
         detours_s += detour_s(held + overcounted, turn.input_tokens - held)
     without, found = alone(name, 0.0), alone(name, 1.0)

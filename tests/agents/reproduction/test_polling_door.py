@@ -22,7 +22,6 @@ from conserve_gym.observer import Observer
 from conserve_gym.policy import Policy
 
 
-
 def fleet_of(*capacities: int) -> Fleet:
     return Fleet((Role.PREFILL, Role.DECODE, Role.DECODE), capacities)
 
@@ -224,9 +223,7 @@ def test_room_is_counted_by_peaks_or_by_turns_with_their_outputs(
     policy = Colocate(reservation)
     spec = cluster_of(engine(Role.DECODE, kv_capacity_tokens=capacity, count=2))
     timeline = Timeline(spec.deployed(policy.deployment))
-    cluster = ArtifactCluster(
-        spec, policy.deployment, conversations, timeline, PollingDoor, None
-    )
+    cluster = ArtifactCluster(spec, policy.deployment, conversations, timeline, PollingDoor, None)
     while cluster.advance():
         cluster.place(policy.decide(cluster.observe()))
         counted = [0, 0]
