@@ -25,7 +25,7 @@ SPEC = ReproductionSpec(
     rates=(SATURATION,),
     caps=("300/300",),
     seeds=(42, 0),
-    orders=0,
+    redraw=True,
     misrouted_shares=(),
     sensitivity=SensitivitySpec(constants=(), factors=(), seeds=1),
     scenarios={},
@@ -58,13 +58,13 @@ def tiny() -> Scenario:
 
 
 def drawn(seed: int = 42) -> Draw:
-    """Return a dozen conversations at saturation."""
-    return draw(tiny(), SATURATION, seed)
+    """Return a dozen conversations at saturation; the seed draws all that a seed can."""
+    return draw(tiny(), SATURATION, seed, redraw=True)
 
 
 def lone(turns: Sequence[Turn]) -> Draw:
     """Return a draw of one conversation, which comes at once."""
-    return Draw((0,), (tuple(turns),), (0.0,), (0.0,))
+    return Draw((0,), (tuple(turns),), (0.0,), (0.0,), 42)
 
 
 def arriving(draw: Draw) -> list[Conversation]:

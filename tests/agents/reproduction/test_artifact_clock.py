@@ -30,7 +30,7 @@ CLUSTER = tiny().cluster
 
 def alone(name: str, share: float = 0.0) -> dict[str, float]:
     """Return an arm's metrics for one conversation."""
-    return artifact_clock.play(CLUSTER, ARMS[name], LONE, 42, share)
+    return artifact_clock.play(CLUSTER, ARMS[name], LONE, share)
 
 
 def standalone_s() -> tuple[float, float, float]:
@@ -115,7 +115,7 @@ def test_the_prefill_engine_of_a_replay_takes_no_time_and_no_energy(name: str) -
     arm, draw = ARMS[name], drawn()
     policy = arm.policy()
     recorded = prefills(CLUSTER, draw)
-    cluster, _, _, _ = artifact_clock._cluster(CLUSTER, arm, policy, draw, recorded, 42, 0.1)
+    cluster, _, _, _ = artifact_clock._cluster(CLUSTER, arm, policy, draw, recorded, 0.1)
     while cluster.advance():
         cluster.place(policy.decide(cluster.observe()))
     assert len(cluster.engines) == (5 if arm.run is Run.FREE_PREFILL else 4)
@@ -136,7 +136,7 @@ def test_the_prefill_engine_of_a_replay_takes_no_time_and_no_energy(name: str) -
 
 @pytest.mark.parametrize("name", ARTIFACT)
 def test_the_same_seed_gives_the_same_metrics(name: str) -> None:
-    first, again = (artifact_clock.play(CLUSTER, ARMS[name], drawn(), 42, 0.1) for _ in range(2))
+    first, again = (artifact_clock.play(CLUSTER, ARMS[name], drawn(), 0.1) for _ in range(2))
     assert first == again
     assert 0.0 < first["tokens_per_joule"] < 1e3
     assert first["ttfet_p95"] > 0.5

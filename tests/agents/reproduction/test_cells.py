@@ -7,13 +7,12 @@ from pathlib import Path
 
 import hydra
 import pytest
-from settings import SPEC, arriving, beyond, drawn, spec, tiny
+from settings import SPEC, beyond, drawn, spec, tiny
 
 from conserve_gym.agents.evaluation import play as evaluate
 from conserve_gym.agents.reproduction import artifact_clock, user_clock
 from conserve_gym.agents.reproduction.arms import ARMS
 from conserve_gym.agents.reproduction.cells import Cell, cells, play, scaled_setting
-from conserve_gym.agents.reproduction.detours import misrouted
 from conserve_gym.agents.reproduction.recording import SATURATION, draw
 from conserve_gym.agents.reproduction.sensitivity import scaled
 from conserve_gym.agents.reproduction.spec import ReproductionSpec, SensitivitySpec
@@ -25,7 +24,7 @@ def packaged(*overrides: str) -> ReproductionSpec:
         return validated(ReproductionSpec, hydra.compose("reproduce", list(overrides)))
 
 
-FULL = list(cells(packaged("orders=3")))
+FULL = list(cells(packaged()))
 
 
 def test_no_cell_comes_twice() -> None:
@@ -38,8 +37,6 @@ def test_every_part_has_its_cells() -> None:
     parts = {part: [c for c in FULL if c.part == part] for part in {c.part for c in FULL}}
     # 3 caps, 6 rates, 10 seeds: 8 arms on the artifact's clock and 7 on the user's.
     assert len(parts["paper"]) == 3 * 6 * 10 * (8 + 7)
-    assert len(parts["orders"]) == 3 * (8 + 7)
-    assert {(c.rate, c.variant) for c in parts["orders"]} == {(SATURATION, "300/300")}
     assert {(c.arm, c.clock, c.rate) for c in parts["shares"]} == {("ampd", "artifact", SATURATION)}
     assert {c.variant for c in parts["shares"]} == {"0", "0.05", "0.1", "0.2", "0.3", "0.4", "0.5"}
     assert len(parts["shares"]) == 7 * 10
@@ -73,36 +70,33 @@ def test_by_one_a_constant_is_the_papers_cell() -> None:
 def test_the_papers_cells() -> None:
     for seed in (42, 0):
         cell = Cell("paper", "300/300", "ampd", "artifact", SATURATION, seed)
-        expected = artifact_clock.play(tiny().cluster, ARMS["ampd"], drawn(seed), seed, 0.1)
+        expected = artifact_clock.play(tiny().cluster, ARMS["ampd"], drawn(seed), 0.1)
         assert play(SPEC, cell) == expected
     cell = Cell("paper", "300/200", "ampd_played", "user", SATURATION, 0)
-    draw_0 = drawn(0)
-    turns = misrouted([len(one) for one in draw_0.turns], draw_0.numbers, 0.1, 0)
     capped = load_scenario(["cluster=a40_1p3d_capped_decoders"]).cluster
-    assert turns
-    assert play(SPEC, cell) == user_clock.play(
-        capped, ARMS["ampd_played"], arriving(draw_0), turns, 0
-    )
+    assert play(SPEC, cell) == user_clock.play(capped, ARMS["ampd_played"], drawn(0), 0.1)
 
 
-def test_shares_and_orders() -> None:
+def test_shares() -> None:
     cell = Cell("shares", "0.5", "ampd", "artifact", SATURATION, 42)
     arm = ARMS["ampd"]
-    assert play(SPEC, cell) == artifact_clock.play(tiny().cluster, arm, drawn(), 42, 0.5)
+    assert play(SPEC, cell) == artifact_clock.play(tiny().cluster, arm, drawn(), 0.5)
     assert play(SPEC, replace(cell, variant="0.1")) == play(
         SPEC, replace(cell, part="paper", variant="300/300")
     )
-    ordered = draw(tiny(), SATURATION, 42, 3)
-    cell = Cell("orders", "300/300", "conserve", "artifact", SATURATION, 3)
-    assert play(SPEC, cell) == artifact_clock.play(
-        tiny().cluster, ARMS["conserve"], ordered, 3, 0.1
-    )
+
+
+def test_seeds_draw_orders_alone_unless_told_otherwise() -> None:
+    cell = Cell("paper", "300/300", "ampd", "artifact", SATURATION, 3)
+    ordered = draw(tiny(), SATURATION, 3, redraw=False)
+    expected = artifact_clock.play(tiny().cluster, ARMS["ampd"], ordered, 0.1)
+    assert play(spec(redraw=False), cell) == expected != play(SPEC, cell)
 
 
 def test_a_scaled_constant() -> None:
     cell = Cell("sensitivity", "decode floor 0.75", "conserve", "artifact", SATURATION, 42)
     slower = scaled(tiny().cluster, "decode floor", 0.75)
-    assert play(SPEC, cell) == artifact_clock.play(slower, ARMS["conserve"], drawn(), 42, 0.1)
+    assert play(SPEC, cell) == artifact_clock.play(slower, ARMS["conserve"], drawn(), 0.1)
 
 
 def test_settings_beyond_the_paper() -> None:
@@ -122,9 +116,8 @@ def test_settings_beyond_the_paper() -> None:
     assert play(asked, Cell("scenarios", "kv", "full_disagg", "user", 1.0, 42)) == user_clock.play(
         scenario.cluster,
         ARMS["full_disagg"],
-        arriving(draw(tiny(), 1.0, 42)),
-        frozenset(),
-        42,
+        draw(tiny(), 1.0, 42, redraw=True),
+        0.1,
     )
 
 

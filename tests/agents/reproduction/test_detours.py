@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from conserve_gym.agents.reproduction.detours import (
     detour_s,
     misrouted,
 )
+from conserve_gym.agents.reproduction.recording import Draw
 from conserve_gym.baselines.conserve import ConServe
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.ledger import KvMoved, Prefilled
@@ -86,6 +88,13 @@ def test_a_block_waits_for_the_queue_and_puts_off_who_comes_meanwhile() -> None:
     assert prefiller.block(7.0, 0.1) == 0.0
 
 
+def of_counts(counts: Sequence[int], numbers: Sequence[int], seed: int) -> Draw:
+    """Return a draw of conversations with so many turns."""
+    turns = tuple((Turn(1, 1, 1, 0.0),) * count for count in counts)
+    times = (0.0,) * len(counts)
+    return Draw(tuple(numbers), turns, times, times, seed)
+
+
 COUNTS = st.lists(st.integers(1, 6), min_size=1, max_size=20)
 
 
@@ -93,11 +102,11 @@ COUNTS = st.lists(st.integers(1, 6), min_size=1, max_size=20)
 def test_no_share_misroutes_nothing_and_the_whole_every_later_turn(
     counts: list[int], seed: int
 ) -> None:
-    numbers = range(len(counts))
+    draw = of_counts(counts, range(len(counts)), seed)
     later = {(place, turn) for place, count in enumerate(counts) for turn in range(1, count)}
-    assert misrouted(counts, numbers, 0.0, seed) == frozenset()
-    assert misrouted(counts, numbers, 1.0, seed) == later
-    few, many = (misrouted(counts, numbers, share, seed) for share in (0.2, 0.6))
+    assert misrouted(draw, 0.0) == frozenset()
+    assert misrouted(draw, 1.0) == later
+    few, many = (misrouted(draw, share) for share in (0.2, 0.6))
     assert few <= many <= later
 
 
@@ -106,15 +115,16 @@ def test_what_is_misrouted_does_not_depend_on_the_order(
     counts: list[int], rng: random.Random, seed: int
 ) -> None:
     """The artifact draws in the order of the workload, whoever comes first."""
-    in_order = misrouted(counts, range(len(counts)), 0.4, seed)
+    in_order = misrouted(of_counts(counts, range(len(counts)), seed), 0.4)
     numbers = list(range(len(counts)))
     rng.shuffle(numbers)
-    shuffled = misrouted([counts[number] for number in numbers], numbers, 0.4, seed)
+    in_places = [counts[number] for number in numbers]
+    shuffled = misrouted(of_counts(in_places, numbers, seed), 0.4)
     assert {(numbers[place], turn) for place, turn in shuffled} == in_order
 
 
 def test_a_tenth_of_the_later_turns_is_misrouted() -> None:
-    assert 0.08 < len(misrouted([5] * 2000, range(2000), 0.1, 42)) / 8000 < 0.12
+    assert 0.08 < len(misrouted(of_counts([5] * 2000, range(2000), 42), 0.1)) / 8000 < 0.12
 
 
 @pytest.mark.parametrize(
@@ -161,7 +171,7 @@ def test_a_detour_waits_for_the_queue_and_has_at_least_one_new_token() -> None:
 def test_misrouted_turns_and_only_they_go_to_the_prefill_engine(seed: int, share: float) -> None:
     draw = drawn(seed)
     conversations = arriving(draw)
-    turns = misrouted([len(one.turns) for one in conversations], draw.numbers, share, seed)
+    turns = misrouted(draw, share)
     policy = ConServe()
     cluster = MisroutingCluster(tiny().cluster, policy.deployment, conversations, turns)
     while cluster.advance():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from settings import tiny
 
+from conserve_gym.agents.reproduction.cells import paper_scenario
 from conserve_gym.agents.reproduction.recording import Draw, draw, prefills, with_joined_texts
+from conserve_gym.agents.reproduction.spec import WorkloadSpec
 from conserve_gym.envs.workloads.conversation import Turn
 from conserve_gym.fleet import Role
 
@@ -23,12 +26,12 @@ def of_prompts(*prompts: tuple[float, int]) -> Draw:
     """Return a draw of (start, tokens)."""
     starts = tuple(start for start, _ in prompts)
     turns = tuple((Turn(tokens, tokens, 1, 0.0),) for _, tokens in prompts)
-    return Draw(tuple(range(len(prompts))), turns, starts, starts)
+    return Draw(tuple(range(len(prompts))), turns, starts, starts, 42)
 
 
 @pytest.mark.parametrize(("called", "offered"), [(1.634, 2.0), (1.0, 1.0)])
 def test_the_papers_own_arrivals(called: float, offered: float) -> None:
-    drawn = draw(tiny(), called, 42)
+    drawn = draw(tiny(), called, 42, redraw=False)
     rng = random.Random(42)
     expected = [0.0]
     while len(expected) < 12:
@@ -38,9 +41,10 @@ def test_the_papers_own_arrivals(called: float, offered: float) -> None:
     assert drawn.starts_s[0] == 0.0
 
 
-def test_another_seed_has_other_arrivals_and_another_order() -> None:
+def test_another_seed_has_another_order_and_redrawn_other_arrivals() -> None:
     scenario = tiny()
-    ours, other = draw(scenario, 1.0, 42), draw(scenario, 1.0, 7)
+    ours, other = (draw(scenario, 1.0, seed, redraw=True) for seed in (42, 7))
+    assert (ours.drawn_by, other.drawn_by) == (42, 7)
     assert other.offered_s != ours.offered_s
     assert other.numbers != tuple(range(12))
     assert sorted(other.numbers) == list(range(12))
@@ -48,20 +52,25 @@ def test_another_seed_has_other_arrivals_and_another_order() -> None:
     assert other.turns == tuple(workload[number] for number in other.numbers)
 
 
-def test_an_order_changes_only_the_order() -> None:
-    scenario = tiny()
-    ours, other = draw(scenario, 1.0, 42), draw(scenario, 1.0, 42, 3)
+def test_a_seed_that_does_not_redraw_keeps_the_artifacts_arrivals(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(
+        "conv_id,turn,gap_s,input_tokens,new_tokens,output_tokens\n"
+        + "".join(f"c{i},0,,{1000 + i},{1000 + i},5\n" for i in range(9))
+    )
+    scenario = paper_scenario(WorkloadSpec(trace, 9, 5))  # lengths are not drawn
+    ours, other, third = (draw(scenario, 1.0, seed, redraw=False) for seed in (42, 3, 4))
     assert other.offered_s == ours.offered_s
-    assert other.numbers != ours.numbers
+    assert other.drawn_by == ours.drawn_by == 42
+    assert len({ours.numbers, other.numbers, third.numbers}) == 3
     assert other.turns == tuple(ours.turns[number] for number in other.numbers)
-    assert draw(scenario, 1.0, 42, 4).numbers != other.numbers
 
 
 @settings(max_examples=30)
 @given(st.floats(0.1, 20.0), st.integers(0, 1000))
 def test_starts_are_as_the_prefiller_allows(rate: float, seed: int) -> None:
     """Each prompt starts when it comes or, if that is later, when the one before is done."""
-    drawn = draw(tiny(), rate, seed)
+    drawn = draw(tiny(), rate, seed, redraw=True)
     assert list(drawn.offered_s) == sorted(drawn.offered_s)
     assert drawn.starts_s[0] == drawn.offered_s[0]
     # conf/arrivals/paper_saturation.yaml

@@ -13,7 +13,7 @@ import pytest
 from conserve_gym.agents.reproduction.cells import Cell, Part
 from conserve_gym.agents.reproduction.published import PAPER, SHARES
 from conserve_gym.agents.reproduction.table import frame, table, write
-from conserve_gym.agents.reproduction.values import Values
+from conserve_gym.agents.reproduction.values import Setting, Values
 from conserve_gym.agents.reproduction.winners import Winner, winner
 from conserve_gym.agents.statistics import estimate
 from conserve_gym.metrics import Clock
@@ -171,43 +171,41 @@ def test_values_are_looked_up_by_everything_but_the_seed() -> None:
             **by_seed("conserve", {42: 9.0}, part="scenarios", variant="bursty"),
         }
     )
-    assert values.by_seed("conserve", "ttfet_p95", 1.634) == {42: 1.0, 0: 3.0}
-    assert values.mean("conserve", "ttfet_p95", 1.634) == estimate([1.0, 3.0])
-    assert values.mean("conserve", "ttfet_p95", 1.634, "user").mean == 7.0
-    assert values.mean("conserve", "ttfet_p95", 1.0).mean == 8.0
-    beyond = values.mean("conserve", "ttfet_p95", 1.634, "artifact", "bursty", "scenarios")
-    assert beyond.mean == 9.0
-    assert values.by_seed("conserve", "ttfet_p95", 1.5) == {}
-    assert values.has("conserve", 1.634, "user", "300/300")
-    assert not values.has("conserve", 1.0, "user", "300/300")
-    assert not values.has("conserve", 1.634, "artifact", "bursty")
-    assert values.by_seed("conserve", "ttfet_p95", 1.5) == {}  # asking leaves nothing behind
-    assert not values.has("conserve", 1.5, "artifact", "300/300")
+    assert values.by_seed("conserve", "ttfet_p95", Setting(1.634)) == {42: 1.0, 0: 3.0}
+    assert values.mean("conserve", "ttfet_p95", Setting(1.634)) == estimate([1.0, 3.0])
+    assert values.mean("conserve", "ttfet_p95", Setting(1.634, "user")).mean == 7.0
+    assert values.mean("conserve", "ttfet_p95", Setting(1.0)).mean == 8.0
+    beyond = Setting(1.634, "artifact", "bursty", "scenarios")
+    assert values.mean("conserve", "ttfet_p95", beyond).mean == 9.0
+    assert values.has("conserve", Setting(1.634, "user"))
+    assert not values.has("conserve", Setting(1.0, "user"))
+    assert not values.has("conserve", Setting(1.634, variant="bursty"))
 
 
 def test_differences_are_paired_by_seed() -> None:
     values = Values(
         {**by_seed("conserve", {0: 1.0, 1: 20.0, 2: 5.0}), **by_seed("colocate", {1: 22.0, 0: 2.0})}
     )
-    found = values.difference(("conserve", "colocate"), "ttfet_p95", 1.634)
+    found = values.difference(("conserve", "colocate"), "ttfet_p95", Setting(1.634))
     assert found == estimate([1.0 - 2.0, 20.0 - 22.0])
 
 
 ARMS = ("colocate", "conserve", "ampd")
 
 
-def ahead(*of_arms: Mapping[int, float], highest: bool = False) -> Winner:
+def ahead(*of_arms: Mapping[int, float], metric: str = "ttfet_p95") -> Winner:
     results: dict[Cell, dict[str, float]] = {}
-    for arm, values in zip(ARMS, of_arms, strict=False):
-        results.update(by_seed(arm, values))
-    return winner(Values(results), ARMS, "ttfet_p95", 1.634, "artifact", highest=highest)
+    arms = ARMS[: len(of_arms)]
+    for arm, values in zip(arms, of_arms, strict=True):
+        results.update(by_seed(arm, values, metric=metric))
+    return winner(Values(results), arms, metric, Setting(1.634))
 
 
 def test_the_lowest_is_ahead_or_the_highest() -> None:
     three = ({0: 5.0, 1: 5.1}, {0: 3.0, 1: 3.1}, {0: 4.0, 1: 4.1})
     assert ahead(*three) == Winner("conserve", level=False)
-    assert ahead(*three, highest=True) == Winner("colocate", level=False)
-    assert ahead(*three[:2]) == Winner("conserve", level=False)  # the third was not played
+    assert ahead(*three, metric="slo_attainment_pct") == Winner("colocate", level=False)
+    assert ahead(*three[:2]) == Winner("conserve", level=False)
 
 
 def test_ties_are_level() -> None:
@@ -219,7 +217,7 @@ def test_ties_are_level() -> None:
     assert not ahead(same, {seed: 1.02 * value for seed, value in same.items()}).level
     assert ahead({0: 100.0}, {0: 100.9}) == Winner("colocate", level=True)
     assert ahead({0: 100.0}, {0: 102.0}) == Winner("colocate", level=False)
-    assert ahead({0: 100.0}, {0: 99.1}, highest=True) == Winner("colocate", level=True)
+    assert ahead({0: 100.0}, {0: 99.1}, metric="tokens_per_joule") == Winner("colocate", level=True)
 
 
 def test_pairing_tells_apart_what_intervals_do_not() -> None:
