@@ -127,7 +127,6 @@ def test_the_papers_figures_stand_beside_ours_everywhere() -> None:
         by_seed("conserve_oracle", {0: 4.0}, "tbt_mean_p95"),
         by_seed("conserve", {0: 4.0}),
         by_seed("ampd_corrected", {0: 4.0}),
-        by_seed("conserve_oracle", {0: 4.0}, part="orders"),
         by_seed("conserve_oracle", {0: 4.0}, part="sensitivity", variant="prefill 2"),
         by_seed("ampd", {0: 4.0}, part="shares", variant="0.1"),
         by_seed("ampd", {0: 4.0}, "tokens_per_joule", part="shares", variant="0"),
@@ -159,7 +158,6 @@ def test_files_are_by_part_and_name_what_varies(tmp_path: Path) -> None:
             (found,) = csv.DictReader(file)
         assert list(found) == [varies, *COLUMNS[2:]]
         assert (found[varies], float(found["ours"])) == (value, ours)
-    assert not (tmp_path / "orders.csv").exists()
 
 
 def test_values_are_looked_up_by_everything_but_the_seed() -> None:
