@@ -115,7 +115,7 @@ def test_the_prefill_engine_of_a_replay_takes_no_time_and_no_energy(name: str) -
     arm, draw = ARMS[name], drawn()
     policy = arm.policy()
     recorded = prefills(CLUSTER, draw)
-    cluster, _, _, _ = artifact_clock._cluster(CLUSTER, arm, policy, draw, recorded, 0.1)
+    cluster, _ = artifact_clock._cluster(CLUSTER, arm, policy, draw, recorded, None)
     while cluster.advance():
         cluster.place(policy.decide(cluster.observe()))
     assert len(cluster.engines) == (5 if arm.run is Run.FREE_PREFILL else 4)
