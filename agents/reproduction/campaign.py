@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -94,7 +95,7 @@ def _play(
     )
     workers = min(spec.workers or os.cpu_count() or 1, len(missing))
     pool = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent
     )
     with path.open("a", encoding="utf-8") as file, progress:
         task = progress.add_task("playing", total=len(missing))
@@ -110,8 +111,13 @@ def _play(
             pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Let a worker end when its parent does; one that was killed cannot tell it."""
+def _follow_parent() -> None:
+    """Let a worker end when its parent does, and not by itself.
+
+    A parent that was killed cannot tell it; and Ctrl-C, which goes to both, could end it while it
+    holds a lock that its parent waits for.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()

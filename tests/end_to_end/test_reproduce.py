@@ -99,7 +99,48 @@ def test_a_reproduction_writes_tables_pictures_and_a_report(tmp_path: Path) -> N
     assert len(cells(out)) == len(set(cells(out))) == 2 * (15 * 2 + 2 + 6 + 6 * 2)
 
 
-def test_a_killed_reproduction_goes_on_and_leaves_nobody_behind(tmp_path: Path) -> None:
+def stopped(signum: signal.Signals, *arguments: str, cwd: Path) -> tuple[int, list[str]]:
+    """Start a reproduction, stop it once it has played something, and return exit code and errors.
+
+    Ctrl-C goes to all processes of a group, a kill to one.
+    """
+    results = cwd / "out" / "cells.jsonl"
+    size = results.stat().st_size if results.exists() else 0
+    with (cwd / "errors").open("w") as errors:
+        process = subprocess.Popen(
+            command(*arguments),
+            cwd=cwd,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,  # its workers are in its group
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not (results.exists() and results.stat().st_size > size):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        send = os.kill if signum is signal.SIGKILL else os.killpg
+        send(process.pid, signum)
+        process.wait(60)
+        deadline = time.monotonic() + 30
+        while group_lives(process.pid):
+            assert time.monotonic() < deadline, "workers go on without who started them"
+            time.sleep(0.05)
+    finally:
+        if group_lives(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, (cwd / "errors").read_text().splitlines()
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_stopped_reproduction_goes_on_and_leaves_nobody_behind(tmp_path: Path) -> None:
     arguments = (
         *(one for one in TINY if not one.startswith(("rates", "seeds", "misrouted", "~", "+"))),
         "rates=[1.0]",
@@ -110,34 +151,24 @@ def test_a_killed_reproduction_goes_on_and_leaves_nobody_behind(tmp_path: Path) 
         "+scenarios={}",
         "workers=2",
     )
-    process = subprocess.Popen(
-        command(*arguments),
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # its workers are in its group
-    )
-    results = tmp_path / "out" / "cells.jsonl"
-    deadline = time.monotonic() + 120
-    while not (results.exists() and results.stat().st_size):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = results.read_bytes().rpartition(b"\n")[0]
-    before = cells(tmp_path / "out")
-    total = 8 * 15
-    assert 0 < len(before) < total
+    out, total = tmp_path / "out", 8 * 15
+    code, _ = stopped(signal.SIGKILL, *arguments, cwd=tmp_path)
+    assert code == -signal.SIGKILL
+    killed = cells(out)
+    assert 0 < len(killed) < total
 
+    code, errors = stopped(signal.SIGINT, *arguments, cwd=tmp_path)
+    assert code == 130
+    assert "goes on when it is started again" in errors[-1]
+    interrupted = cells(out)
+    assert interrupted[: len(killed)] == killed
+
+    kept = (out / "cells.jsonl").read_bytes().rpartition(b"\n")[0]
     resumed = run(*arguments, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert results.read_bytes().startswith(kept)
-    after = cells(tmp_path / "out")
-    assert after[: len(before)] == before
-    assert len(after) == len(set(after)) == total
+    assert (out / "cells.jsonl").read_bytes().startswith(kept)
+    assert len(cells(out)) == len(set(cells(out))) == total
     assert not list(tmp_path.rglob("*.partial"))
-    with pytest.raises(ProcessLookupError):  # the workers ended with who had started them
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,12 @@ def spec(**changes: Any) -> ReproductionSpec:
 def beyond(rates: Sequence[float] = (1.0,)) -> ScenarioSpec:
     """Return a setting beyond the paper's."""
     return ScenarioSpec(
-        says="twice the KV budget",
+        says="shorter chunks at the prefiller",
         rates=tuple(rates),
         cluster="a40_1p3d",
         arrivals="paper_saturation",
         workload=None,
-        changes=("cluster.engines.1.kv_capacity_tokens=616896",),
+        changes=("cluster.engines.0.token_budget=4096",),
     )
 
 

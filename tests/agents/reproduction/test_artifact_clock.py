@@ -6,13 +6,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from settings import arriving, drawn, lone, spec, tiny
+from settings import WORKLOAD, arriving, drawn, lone, spec, tiny
 
 from conserve_gym.agents.evaluation import measured
-from conserve_gym.agents.reproduction import artifact_clock
+from conserve_gym.agents.reproduction import artifact_clock, recording
 from conserve_gym.agents.reproduction.arms import ARMS, Run
-from conserve_gym.agents.reproduction.cells import Cell, play
-from conserve_gym.agents.reproduction.detours import OVERCOUNTED_TOKENS, detour_s
+from conserve_gym.agents.reproduction.cells import Cell, paper_scenario, play
+from conserve_gym.agents.reproduction.detours import OVERCOUNTED_TOKENS, VirtualPrefiller, detour_s
+from conserve_gym.agents.reproduction.polling_door import PollingDoor, ProxyDoor
 from conserve_gym.agents.reproduction.recording import prefills, with_joined_texts
 from conserve_gym.agents.reproduction.spec import CAPS
 from conserve_gym.envs.configuration import load_scenario
@@ -108,6 +109,48 @@ def test_detours_of_a_lone_conversation_come_on_top(name: str, overcounted: int)
     assert tokens / found["tokens_per_joule"] == pytest.approx(
         tokens / without["tokens_per_joule"] + more_j, rel=1e-9
     )
+
+
+def test_delays_of_the_recorded_prefiller_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    without, (ttfet_s, _, e2e_s) = alone("ampd", 1.0), standalone_s()
+    monkeypatch.setattr(VirtualPrefiller, "delays_s", lambda _: [10.0])
+    found = alone("ampd", 1.0)
+    assert found["ttfet_p95"] == pytest.approx(without["ttfet_p95"] + 10.0 / ttfet_s)
+    assert found["e2e_p95"] == pytest.approx(without["e2e_p95"] + 10.0 / e2e_s)
+    assert found["tbt_mean_p95"] == without["tbt_mean_p95"]
+
+
+def test_misrouted_turns_queue_behind_prompts_from_their_arrival_to_their_kvs() -> None:
+    draw, arm = drawn(), ARMS["ampd"]
+    recorded = prefills(CLUSTER, draw)
+    _, _, _, prefiller = artifact_clock._cluster(
+        CLUSTER, arm, arm.policy(), draw, recorded, 42, 0.1
+    )
+    assert prefiller is not None
+    left = [start + s for start, s in zip(draw.starts_s, recorded.seconds, strict=True)]
+    queued = 0
+    for tenth in range(1, 100):
+        now = tenth / 10
+        here = [gone for came, gone in zip(draw.offered_s, left, strict=True) if came <= now < gone]
+        queued += len(here) > 1
+        assert prefiller.block(now, 0.0) == pytest.approx(max(here, default=now) - now)
+    assert queued
+
+
+@pytest.mark.parametrize("name", ARTIFACT)
+def test_prompts_are_counted_at_the_prefill_engine_where_all_turns_pass_it(name: str) -> None:
+    arm, draw = ARMS[name], drawn()
+    recorded = prefills(CLUSTER, draw) if name in STITCHED else None
+    cluster, _, _, _ = artifact_clock._cluster(CLUSTER, arm, arm.policy(), draw, recorded, 42, 0.1)
+    assert type(cluster._door) is (ProxyDoor if name == "full_disagg" else PollingDoor)
+
+
+def test_violations_of_the_tbt_are_of_conversations_means() -> None:
+    scenario = paper_scenario(replace(WORKLOAD, conversations=255))
+    draw = recording.draw(scenario, recording.SATURATION, 42)
+    found = artifact_clock.play(CLUSTER, ARMS["colocate_oracle"], draw, 42, 0.0)
+    assert found["tbt_slo_violation_pct"] == found["tbt_mean_slo_violation_pct"] > 0.0
+    assert found["tbt_p95"] != found["tbt_mean_p95"]
 
 
 @pytest.mark.parametrize("name", STITCHED)

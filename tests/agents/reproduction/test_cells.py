@@ -100,20 +100,22 @@ def test_a_scaled_constant() -> None:
 
 
 def test_settings_beyond_the_paper() -> None:
-    asked = spec(scenarios={"kv": beyond(), "bursty": replace(beyond(), arrivals="bursty")})
+    asked = spec(scenarios={"chunks": beyond(), "bursty": replace(beyond(), arrivals="bursty")})
     found = play(asked, Cell("scenarios", "bursty", "conserve", "user", 0.8, 3))
     scenario = load_scenario(
         [
             "workload.conversations=12",
             "arrivals=bursty",
             "arrivals.rate=0.8",
-            "cluster.engines.1.kv_capacity_tokens=616896",
+            "cluster.engines.0.token_budget=4096",
         ]
     )
     expected = evaluate(scenario, ARMS["conserve"].policy(), 3).metrics
     assert found == {k: v for k, v in expected.items() if not k.startswith("artifact_")}
     # With recorded arrivals the paper's own draw, on another cluster.
-    assert play(asked, Cell("scenarios", "kv", "full_disagg", "user", 1.0, 42)) == user_clock.play(
+    assert play(
+        asked, Cell("scenarios", "chunks", "full_disagg", "user", 1.0, 42)
+    ) == user_clock.play(
         scenario.cluster,
         ARMS["full_disagg"],
         draw(tiny(), 1.0, 42, redraw=True),
@@ -132,9 +134,11 @@ def test_a_scenario_takes_the_papers_conversations_or_its_own(
     )
     workload = replace(SPEC.workload, path=trace if path else None, conversations=3)
     own = replace(beyond(), arrivals="poisson", workload="miniswe_heavy_appends")
-    asked = spec(workload=workload, scenarios={"kv": beyond(), "own": own})
-    cell = Cell("scenarios", "kv", "conserve", "user", 1.0, 42)
-    moved = [play(asked, replace(cell, variant=name))["kv_moved_gb"] / 3 for name in ("kv", "own")]
+    asked = spec(workload=workload, scenarios={"chunks": beyond(), "own": own})
+    cell = Cell("scenarios", "chunks", "conserve", "user", 1.0, 42)
+    moved = [
+        play(asked, replace(cell, variant=name))["kv_moved_gb"] / 3 for name in ("chunks", "own")
+    ]
     a_prompt_gb = 1000 * 114_688e-9
     assert (moved[0] == pytest.approx(a_prompt_gb)) == (path is not None)
     assert moved[1] > 5 * a_prompt_gb

@@ -122,6 +122,20 @@ def test_who_comes_tries_before_who_sleeps() -> None:
     assert not door.is_open()
 
 
+def test_all_who_are_awake_try_before_who_sleeps() -> None:
+    door = door_of(PEAK, fleet=fleet_of(80, 10, 200))
+    door.enqueue(0, 0, 1, 200)
+    assert admitted(door, 2) == 0
+    for sleeper in range(1, 8):
+        door.enqueue(sleeper, 0, 1, 40)
+    assert not door.is_open()
+    door.leave(0)
+    for newcomer in (8, 9, 10):
+        door.enqueue(newcomer, 0, 1, 40)
+    assert [admitted(door, 2) for _ in range(3)] == [8, 9, 10]
+    assert admitted(door, 2) in range(1, 8)
+
+
 def test_which_sleeper_wakes_is_drawn_and_the_same_each_time() -> None:
     def order() -> list[int]:
         door = door_of(PEAK)
