@@ -175,8 +175,9 @@ def reproduce(config: DictConfig) -> None:
     workload, caveats = scenario.workload.name, "; ".join(scenario.cluster.caveats)
     _folder(str(spec.output))
     console = Console()
-    settings = OmegaConf.masked_copy(config, ["workload", "redraw", "scenarios"])
-    results = campaign.run(spec, OmegaConf.to_container(settings, resolve=True), console)
+    settings = {key: str(config[key]) for key in ("workload", "redraw")}
+    settings |= {f"scenarios.{name}": str(one) for name, one in config.scenarios.items()}
+    results = campaign.run(spec, settings, console)
     values = Values(results)
     written = table.write(spec.output, table.table(table.frame(results)))
     written += pictures.write(spec, values, workload)

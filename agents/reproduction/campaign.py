@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing.process import BaseProcess
@@ -24,7 +25,7 @@ from rich.progress import (
 )
 
 from conserve_gym.agents.provenance import git_revision, write_json
-from conserve_gym.agents.reproduction.cells import Cell, cells, play
+from conserve_gym.agents.reproduction.cells import Cell, cells, check, play
 from conserve_gym.agents.reproduction.spec import ReproductionSpec
 from conserve_gym.envs.configuration import ConfigurationError
 
@@ -33,7 +34,7 @@ RESULTS, SETTINGS = "cells.jsonl", "settings.json"
 Results = dict[Cell, dict[str, float]]
 
 
-def run(spec: ReproductionSpec, settings: Any, console: Console) -> Results:
+def run(spec: ReproductionSpec, settings: Mapping[str, Any], console: Console) -> Results:
     """Play all cells that the output folder does not have yet.
 
     Args:
@@ -44,6 +45,7 @@ def run(spec: ReproductionSpec, settings: Any, console: Console) -> Results:
     Raises:
         ConfigurationError: The folder holds results of other settings or of another revision.
     """
+    check(spec)
     _claim(spec.output, settings)
     path = spec.output / RESULTS
     asked = list(dict.fromkeys(cells(spec)))
@@ -54,19 +56,18 @@ def run(spec: ReproductionSpec, settings: Any, console: Console) -> Results:
     return {cell: results[cell] for cell in asked}
 
 
-def _claim(folder: Path, settings: Any) -> None:
+def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     now = {**settings, "revision": git_revision()}
     path = folder / SETTINGS
-    if path.exists():
-        found = json.loads(path.read_text("utf-8"))
-        differing = sorted(k for k in now.keys() | found.keys() if now.get(k) != found.get(k))
-        if differing:
-            raise ConfigurationError(
-                f"output={folder} holds results with another {', '.join(differing)}; "
-                "choose another folder"
-            )
-    write_json(path, now)
+    found = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    differing = sorted(key for key in now.keys() & found.keys() if now[key] != found[key])
+    if differing:
+        raise ConfigurationError(
+            f"output={folder} holds results with another {', '.join(differing)}; "
+            "choose another folder"
+        )
+    write_json(path, found | now)
 
 
 def _load(path: Path) -> Results:

@@ -38,7 +38,7 @@ def write(spec: ReproductionSpec, values: Values, workload: str) -> list[Path]:
         pictures["energy"] = energy_bars(spec, values, workload)
     if spec.misrouted_shares:
         pictures["shares"] = shares(spec, values, workload)
-    if spec.scenarios:
+    if spec.played_scenarios:
         pictures["scenarios"] = scenarios(spec, values)
     if spec.sensitivity.constants and spec.sensitivity.factors:
         pictures["sensitivity"] = sensitivity(spec, values, workload)
@@ -188,17 +188,17 @@ def shares(spec: ReproductionSpec, values: Values, workload: str) -> Figure:
 def scenarios(spec: ReproductionSpec, values: Values) -> Figure:
     """Draw SLO attainment over the rate, a panel a scenario."""
     columns = 4
-    rows = -(-len(spec.scenarios) // columns)
+    rows = -(-len(spec.played_scenarios) // columns)
     picture = Figure(figsize=(13, 2.9 * rows), layout="constrained")
     grid = picture.subplots(rows, columns, sharey=True, squeeze=False)
-    for axes, (name, scenario) in zip(grid.flat, spec.scenarios.items(), strict=False):
+    for axes, (name, scenario) in zip(grid.flat, spec.played_scenarios.items(), strict=False):
         for arm in BEYOND:
             settings = [Setting(rate, "user", name, "scenarios") for rate in scenario.rates]
             _curve(axes, values, arm, "slo_attainment_pct", settings)
         axes.set_title(scenario.says, fontsize="small")
         axes.set(xlabel="conversations/s", ylim=(-3, 103))
         axes.grid(alpha=0.3)
-    for axes in list(grid.flat)[len(spec.scenarios) :]:
+    for axes in list(grid.flat)[len(spec.played_scenarios) :]:
         axes.set_axis_off()
     picture.supylabel("SLO attainment, %")
     count = len(spec.seeds[: spec.scenario_seeds])

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.envs.serving.hardware import Hardware
 from conserve_gym.envs.serving.network_spec import LinkSpec, NetworkSpec, PairSpec
+
+Constant = Literal["prefill", "decode floor", "decode slope", "mixed penalty", "transfer", "power"]
+"""What can be scaled: times of prompts, of launch-bound and of memory-bound decode steps, what
+decodes cost beside a prompt, KV moves, and joules a byte and a FLOP."""
 
 _OF_A_TIER = {
     "prefill": ("prefill", ("base_ms", "weights_ms", "token_us", "attention_ns", "scan_us")),
@@ -17,13 +22,9 @@ _OF_A_TIER = {
 }
 """Law and fields of each constant."""
 
-CONSTANTS = (*_OF_A_TIER, "transfer")
-"""What can be scaled: times of prompts, of launch-bound and of memory-bound decode steps, what
-decodes cost beside a prompt, joules a byte and a FLOP, and KV moves."""
-
 
 def scaled(spec: ClusterSpec, constant: str, factor: float) -> ClusterSpec:
-    """Return a cluster with one of ``CONSTANTS`` scaled in all its tiers, or on all its wires."""
+    """Return a cluster with a ``Constant`` scaled in all its tiers, or on all its wires."""
     if constant == "transfer":
         return replace(spec, network=_slower(spec.network, factor))
     tiers = {name: _scaled(tier, constant, factor) for name, tier in spec.hardware.items()}

@@ -121,12 +121,9 @@ def test_delays_of_the_recorded_prefiller_are_added(monkeypatch: pytest.MonkeyPa
 
 
 def test_misrouted_turns_queue_behind_prompts_from_their_arrival_to_their_kvs() -> None:
-    draw, arm = drawn(), ARMS["ampd"]
+    draw = drawn()
     recorded = prefills(CLUSTER, draw)
-    _, _, _, prefiller = artifact_clock._cluster(
-        CLUSTER, arm, arm.policy(), draw, recorded, 42, 0.1
-    )
-    assert prefiller is not None
+    prefiller = artifact_clock._detours(draw, recorded, 0.1, overcounts=True)._prefiller
     left = [start + s for start, s in zip(draw.starts_s, recorded.seconds, strict=True)]
     queued = 0
     for tenth in range(1, 100):
@@ -141,14 +138,14 @@ def test_misrouted_turns_queue_behind_prompts_from_their_arrival_to_their_kvs() 
 def test_prompts_are_counted_at_the_prefill_engine_where_all_turns_pass_it(name: str) -> None:
     arm, draw = ARMS[name], drawn()
     recorded = prefills(CLUSTER, draw) if name in STITCHED else None
-    cluster, _, _, _ = artifact_clock._cluster(CLUSTER, arm, arm.policy(), draw, recorded, 42, 0.1)
+    cluster, _ = artifact_clock._cluster(CLUSTER, arm, arm.policy(), draw, recorded, None)
     assert type(cluster._door) is (ProxyDoor if name == "full_disagg" else PollingDoor)
 
 
 def test_violations_of_the_tbt_are_of_conversations_means() -> None:
     scenario = paper_scenario(replace(WORKLOAD, conversations=255))
-    draw = recording.draw(scenario, recording.SATURATION, 42)
-    found = artifact_clock.play(CLUSTER, ARMS["colocate_oracle"], draw, 42, 0.0)
+    draw = recording.draw(scenario, recording.SATURATION, 42, redraw=False)
+    found = artifact_clock.play(CLUSTER, ARMS["colocate_oracle"], draw, 0.0)
     assert found["tbt_slo_violation_pct"] == found["tbt_mean_slo_violation_pct"] > 0.0
     assert found["tbt_p95"] != found["tbt_mean_p95"]
 

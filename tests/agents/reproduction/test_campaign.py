@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -18,7 +19,7 @@ from conserve_gym.agents.reproduction.cells import Cell, cells, play
 from conserve_gym.agents.reproduction.spec import ReproductionSpec, SensitivitySpec
 from conserve_gym.envs.configuration import ConfigurationError
 
-SETTINGS = {"workload": {"path": None, "conversations": 12}}
+SETTINGS = {"workload": {"path": None, "conversations": 12}, "scenarios.kv": "twice"}
 Played = list[Cell]
 
 
@@ -43,7 +44,7 @@ def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(campaign, "ProcessPoolExecutor", pool)
 
 
-def run(asked: ReproductionSpec, settings: object = SETTINGS) -> Results:
+def run(asked: ReproductionSpec, settings: Mapping[str, Any] = SETTINGS) -> Results:
     return campaign.run(asked, settings, Console(file=StringIO()))
 
 
@@ -116,11 +117,11 @@ def test_a_file_with_half_a_line_and_no_more(tmp_path: Path, played: Played) -> 
     [
         ({"workload": {"path": "trace.csv", "conversations": 12}}, "another workload"),
         ({"workload": {"path": None, "conversations": 13}}, "another workload"),
-        ({**SETTINGS, "scenarios": {}}, "another scenarios"),
+        ({**SETTINGS, "scenarios.kv": "half"}, "another scenarios.kv"),
     ],
 )
 def test_a_folder_of_other_settings_is_refused(
-    tmp_path: Path, played: Played, settings: object, says: str
+    tmp_path: Path, played: Played, settings: Mapping[str, Any], says: str
 ) -> None:
     part, _ = asked_of(tmp_path)
     run(part)
@@ -131,6 +132,16 @@ def test_a_folder_of_other_settings_is_refused(
     assert str(tmp_path) in str(error.value)
     assert not played
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_scenarios_may_come_and_go(tmp_path: Path, played: Played) -> None:
+    part, _ = asked_of(tmp_path)
+    run(part)
+    played.clear()
+    run(part, {"workload": SETTINGS["workload"], "scenarios.bursty": "a burst"})
+    assert not played
+    with pytest.raises(ConfigurationError, match=r"another scenarios\.kv"):
+        run(part, {**SETTINGS, "scenarios.kv": "half"})  # what has gone is not forgotten
 
 
 def test_a_folder_of_another_revision_is_refused(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conserve_gym.agents.reproduction.sensitivity import CONSTANTS, scaled
+from conserve_gym.agents.reproduction.sensitivity import Constant, scaled
 from conserve_gym.envs.configuration import load_scenario
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.envs.serving.network_spec import LinkSpec, PairSpec
@@ -21,6 +22,7 @@ SPEC = replace(
     CLUSTER,
     network=replace(CLUSTER.network, cross_node=WIRE, pairs=(PairSpec(0, 1, WIRE),)),
 )
+CONSTANTS = get_args(Constant)
 LINKS = ("same_node", "cross_node", "pairs.0.link")
 # What is multiplied; a power of -1 is divided.
 EXPECTED: dict[str, dict[str, int]] = {

@@ -34,7 +34,7 @@ def packaged(*overrides: str) -> ReproductionSpec:
         (["rates=[1.0,1.0]"], "names one twice"),
         (["rates=[1.0,0]"], "rates.1=0"),
         (["misrouted_shares=[1.5]"], "misrouted_shares.0=1.5"),
-        (["sensitivity.constants=[foo]"], "sensitivity.constants: 'foo' is none of prefill"),
+        (["sensitivity.constants=[foo]"], "sensitivity.constants.0='foo'"),
         (["sensitivity.factors=[0.0]"], "sensitivity.factors.0=0.0"),
         (["sensitivity.seeds=0"], "sensitivity.seeds=0"),
         (["workers=0"], "workers=0"),
