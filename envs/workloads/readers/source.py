@@ -9,6 +9,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -26,12 +27,18 @@ class RowError(WorkloadError):
     """A row that cannot be right; the message names file, line, field and value."""
 
 
+class Imputed(int):
+    """An output that was recorded with 0 tokens: what is taken for it."""
+
+
 class Source:
     """A file of recordings, plain or packed with gzip or Zstandard, read as a stream.
 
     Args:
         path: The file.
         on_error: Whether a bad row stops the reading, or its conversation is left out and counted.
+        unknown_gaps: Whether a turn after the first may have a gap that nobody knows (NaN).
+        empty_output_tokens: What an output of 0 tokens counts as; None refuses empty outputs.
 
     Attributes:
         path: The file.
@@ -42,10 +49,18 @@ class Source:
         WorkloadError: There is no such file.
     """
 
-    def __init__(self, path: Path, on_error: OnError = "stop") -> None:
+    def __init__(
+        self,
+        path: Path,
+        on_error: OnError = "stop",
+        unknown_gaps: bool = True,
+        empty_output_tokens: int | None = None,
+    ) -> None:
         """Look whether the file is there."""
         self.path = path
         self._on_error = on_error
+        self._unknown_gaps = unknown_gaps
+        self._empty_output_tokens = empty_output_tokens
         self.skipped = 0
         self.problems: list[str] = []
         if not path.is_file():
@@ -94,8 +109,14 @@ class Source:
             else:
                 yield number, self.error(number, "line", line.strip()[:40], "not an object")
 
-    def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    def rows(
+        self, columns: Sequence[str], optional: Sequence[str] = ()
+    ) -> Iterator[tuple[int, tuple[str, ...]]]:
         """Yield the named columns of every row of a csv file with a head.
+
+        Args:
+            columns: Those that it must have.
+            optional: Further ones; blank where the file has none.
 
         Raises:
             WorkloadError: A column is missing, or the file is not csv.
@@ -108,18 +129,26 @@ class Source:
             for number, text in lines:  # noqa: B007 (for the rows)
                 yield text
 
-        reader = csv.reader(texts())
+        reader = csv.reader(texts(), strict=True)
         try:
             head = [name.strip() for name in next(reader, [])]
             missing = [name for name in columns if name not in head]
             if missing:
                 raise WorkloadError(f"{self.path}, line 1: no column {', '.join(missing)}")
-            places = [head.index(name) for name in columns]
-            width = max(places) + 1
-            for row in reader:
-                if len(row) < width:
-                    row += [""] * (width - len(row))
-                yield number, [row[place] for place in places]
+            # A cell more than the head has is blank in every row, and stands for absent columns.
+            width = len(head) + 1
+            places = [
+                head.index(name) if name in head else width - 1 for name in (*columns, *optional)
+            ]
+            cells = itemgetter(*places)
+            for read, row in enumerate(reader, start=2):
+                if reader.line_num != read:
+                    raise WorkloadError(f"{self.path}, line {number}: a quote over several lines")
+                if len(row) >= width and any(row[width - 1 :]):
+                    why = f"{len(row)} cells for {len(head)} columns"
+                    raise WorkloadError(f"{self.path}, line {number}: {why}")
+                row += [""] * (width - len(row))
+                yield number, cells(row)
         except csv.Error as error:
             raise WorkloadError(f"{self.path}, line {number}: not csv ({error})") from None
 
@@ -133,7 +162,7 @@ class Source:
             try:
                 number = int(value)
             except ValueError:
-                raise self.error(line, field, value, "not a whole number") from None
+                raise self.error(line, field, value.strip(), "not a whole number") from None
         elif isinstance(value, int) and not isinstance(value, bool):
             number = value
         elif isinstance(value, float) and value.is_integer():
@@ -160,6 +189,20 @@ class Source:
             raise self.error(line, field, value, f"must be finite and at least {least:g}")
         return number
 
+    def output(self, line: int, value: object, field: str = "output_tokens") -> int:
+        """Return the length of an output, of an empty one what is taken for it.
+
+        Raises:
+            RowError: It is no length, or empty outputs are refused.
+        """
+        number = self.integer(line, field, value)
+        if number:
+            return number
+        if self._empty_output_tokens is None:
+            why = "must be at least 1; workload.empty_output_tokens says what to take for it"
+            raise self.error(line, field, value, why)
+        return Imputed(self._empty_output_tokens)
+
     def turn(
         self,
         line: int,
@@ -178,7 +221,7 @@ class Source:
             before: The turn before it; None for the first.
             input_tokens: Full prompt, at least 1.
             new_tokens: What of it the cache of earlier turns cannot cover, at least 1.
-            output_tokens: Output, at least 1.
+            output_tokens: Output; 0 is refused or counts as what ``output`` says.
             gap_s: Time since the end of the turn before; NaN if unknown.
             gap_kind: What passed in it.
             sent_s: When it was recorded, in seconds since the first turn; NaN if unknown.
@@ -187,6 +230,11 @@ class Source:
             RowError: They do not.
         """
         held = before.input_tokens + before.output_tokens if before else 0
+        if output_tokens == 0:
+            output_tokens = self.output(line, 0)
+        if gap_s != gap_s and before and not self._unknown_gaps:
+            why = "blank; workload.blank_gap_s says what to take for it"
+            raise self.error(line, "gap_s", "", why)
         for field, value in (
             ("input_tokens", input_tokens),
             ("new_tokens", new_tokens),
@@ -205,7 +253,7 @@ class Source:
         magic = raw.read(4)
         raw.seek(0)
         unpacked: Any = raw
-        if magic[:2] == _GZIP:
+        if magic[:2] == _GZIP or self.path.suffix == ".gz":
             unpacked = gzip.GzipFile(fileobj=raw)
         elif magic == _ZSTD:
             unpacked = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)

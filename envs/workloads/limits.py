@@ -1,0 +1,41 @@
+"""How much is taken of recorded conversations."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from conserve_gym.envs.workloads.conversation import Recording, Turn
+
+
+class Limits(NamedTuple):
+    """Bounds of what is taken; infinity takes all.
+
+    Attributes:
+        conversations: How many conversations.
+        max_turns: Longer conversations are cut.
+        max_first_input_tokens: Conversations whose first prompt is longer are left out, such as
+            those that were recorded from their middle on.
+        max_context_tokens: Conversations are cut before the first turn whose prompt and output are
+            longer together.
+    """
+
+    conversations: float = math.inf
+    max_turns: float = math.inf
+    max_first_input_tokens: float = math.inf
+    max_context_tokens: float = math.inf
+
+    def end_before(self, turn: Turn, index: int) -> bool:
+        """Return whether a conversation ends before this turn of it, counted from 0."""
+        return (
+            index >= self.max_turns
+            or turn.input_tokens + turn.output_tokens > self.max_context_tokens
+            or (not index and turn.input_tokens > self.max_first_input_tokens)
+        )
+
+    def cut(self, recording: Recording) -> Recording:
+        """Return the turns that are taken of a recording; none of one that is left out."""
+        for index, turn in enumerate(recording.turns):
+            if self.end_before(turn, index):
+                return recording._replace(turns=recording.turns[:index])
+        return recording
