@@ -203,3 +203,20 @@ def test_the_papers_trace_at_saturation(tmp_path: Path) -> None:
         < mean["full_disagg", "artifact_ttfet_p95"]
     )
     assert mean["colocate_oracle", "ttfet_p95"] < mean["conserve_oracle", "ttfet_p95"]
+
+
+def test_public_recordings_are_listed_and_what_cannot_be_fetched_is_named(tmp_path: Path) -> None:
+    listed = run("fetch_traces", cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    assert "azure_2023_code: requests of a code service" in listed.stdout
+    assert "CC-BY-4.0\n  https://raw.githubusercontent.com/Azure/" in listed.stdout
+    nobody = "originals.azure_2023_code.address=http://127.0.0.1:9/x"
+    for arguments, says in (
+        (["names=[azure]"], "error: names=azure is none of all, mooncake_conversation, azure_2023"),
+        (["names=azure_2023_code", nobody], "error: http://127.0.0.1:9/x: Connection refused"),
+        (["originals.azure_2023_code.file=../x"], "error: originals.azure_2023_code.file='../x'"),
+    ):
+        refused = run("fetch_traces", *arguments, "output=out", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(says)
+        assert refused.stderr.count("\n") == 1
