@@ -68,18 +68,18 @@ def read(source: Source, limits: Limits | None = None) -> Iterator[Recording]:
         try:
             if one is None:
                 one = _begun(source, line, cells)
-                if parent := cells[6].strip():
-                    parents[identifier] = line, parent
-            turn = _turn(source, line, cells, one.turns)
+                if cells[6].strip():
+                    parents[identifier] = line, cells[6]
+            lengths = _lengths(source, line, cells, len(one.turns))
+            if limits.end_before(len(one.turns), lengths[0], lengths[2]):
+                closed.add(identifier)
+                continue
+            one.turns.append(_turn(source, line, cells, lengths, one.turns))
         except RowError as error:
             source.skip(error)
             held.pop(identifier, None)
             closed.add(identifier)
             continue
-        if limits.end_before(turn, len(one.turns)):
-            closed.add(identifier)
-            continue
-        one.turns.append(turn)
         held[identifier] = one
         if len(one.turns) >= limits.max_turns:
             closed.add(identifier)
@@ -99,25 +99,41 @@ def _begun(source: Source, line: int, cells: tuple[str, ...]) -> _Open:
     return _Open(line, source.number(line, "arrival_s", arrival) if arrival else math.nan)
 
 
-def _turn(source: Source, line: int, cells: tuple[str, ...], before: list[Turn]) -> Turn:
-    _, number, gap, input_tokens, new_tokens, output_tokens, _, _, kind = cells
-    if source.integer(line, "turn", number) != len(before):
-        raise source.error(line, "turn", number.strip(), f"expected {len(before)}")
-    gap_kind = _KINDS.get(kind.strip())
+def _lengths(source: Source, line: int, cells: tuple[str, ...], index: int) -> tuple[int, int, int]:
+    _, turn, _, input_tokens, new_tokens, output_tokens, _, _, _ = cells
+    if source.integer(line, "turn", turn) != index:
+        raise source.error(line, "turn", turn.strip(), f"expected {index}")
+    return (
+        source.integer(line, "input_tokens", input_tokens, 1),
+        source.integer(line, "new_tokens", new_tokens, 1),
+        source.integer(line, "output_tokens", output_tokens),
+    )
+
+
+def _turn(
+    source: Source,
+    line: int,
+    cells: tuple[str, ...],
+    lengths: tuple[int, int, int],
+    before: list[Turn],
+) -> Turn:
+    input_tokens, new_tokens, output_tokens = lengths
+    gap, kind = cells[2].strip(), cells[8].strip()
+    gap_kind = _KINDS.get(kind)
     if gap_kind is None:
         raise source.error(line, "gap_kind", kind, f"none of {', '.join(get_args(GapKind))}")
     if not before:
         gap_s = 0.0
-    elif gap := gap.strip():
+    elif gap:
         gap_s = source.number(line, "gap_s", gap)
     else:
         gap_s = math.nan
     return source.turn(
         line,
         before[-1] if before else None,
-        source.integer(line, "input_tokens", input_tokens, 1),
-        source.integer(line, "new_tokens", new_tokens, 1),
-        source.output(line, output_tokens),
+        input_tokens,
+        new_tokens,
+        output_tokens or source.output(line, cells[5]),
         gap_s,
         cast(GapKind, gap_kind),
     )
