@@ -34,6 +34,8 @@ def looks_like(head: list[str]) -> bool:
 class _Open:
     """A conversation whose rows are being read."""
 
+    __slots__ = ("arrival_s", "line", "turns")
+
     def __init__(self, line: int, arrival_s: float) -> None:
         self.line = line
         self.arrival_s = arrival_s

@@ -167,6 +167,8 @@ class Source:
         if isinstance(value, str):
             try:
                 number = int(value)
+                if "_" in value:  # 1_000 is a number to Python alone
+                    raise ValueError
             except ValueError:
                 raise self.error(line, field, value.strip(), "not a whole number") from None
         elif isinstance(value, int) and not isinstance(value, bool):
@@ -189,6 +191,8 @@ class Source:
             raise self.error(line, field, value, "not a number")
         try:
             number = float(value)
+            if isinstance(value, str) and "_" in value:
+                raise ValueError
         except (ValueError, OverflowError):
             raise self.error(line, field, value, "not a number") from None
         if not math.isfinite(number) or number < least:
