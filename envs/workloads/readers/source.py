@@ -222,6 +222,7 @@ class Source:
         output_tokens: int,
         gap_s: float,
         gap_kind: GapKind = "unknown",
+        sent_s: float = math.nan,
     ) -> Turn:
         """Return a turn whose lengths fit together.
 
@@ -233,6 +234,7 @@ class Source:
             output_tokens: Output; 0 is refused or counts as what ``output`` says.
             gap_s: Time since the end of the turn before; NaN if unknown.
             gap_kind: What passed in it.
+            sent_s: When it was recorded, in seconds since the first turn; NaN if unknown.
 
         Raises:
             RowError: They do not.
@@ -254,7 +256,7 @@ class Source:
             why = f"a prompt of {input_tokens} tokens after {held} held has "
             why += f"{max(input_tokens - held, 1)} to {input_tokens} new ones"
             raise self.error(line, "new_tokens", new_tokens, why)
-        return Turn(input_tokens, new_tokens, output_tokens, gap_s, gap_kind)
+        return Turn(input_tokens, new_tokens, output_tokens, gap_s, gap_kind, sent_s)
 
     def _unpacked(self, packed: BinaryIO) -> IO[str]:
         magic = packed.read(4)
