@@ -32,6 +32,7 @@ class _Row(NamedTuple):
     parent_conv_id: str | None
     turn: int
     arrival_s: float | None
+    t_s: float | None
     gap_s: float | None
     gap_kind: str
     input_tokens: int
@@ -89,6 +90,7 @@ class _Counts:
                     parent,
                     index,
                     arrival,
+                    _known(turn.sent_s),
                     _known(turn.gap_s),
                     turn.gap_kind,
                     turn.input_tokens,
@@ -142,7 +144,7 @@ def _write_parquet(rows: Iterator[_Row], file: IO[bytes]) -> None:
             "Parquet needs pyarrow: pip install 'conserve-gym[parquet]', or write .csv.zst"
         ) from None
     text, whole, number = pyarrow.string(), pyarrow.int64(), pyarrow.float64()
-    types = (text, text, whole, number, number, text, whole, whole, whole)
+    types = (text, text, whole, number, number, number, text, whole, whole, whole)
     schema = pyarrow.schema(list(zip(_Row._fields, types, strict=True)))
     with parquet.ParquetWriter(file, schema) as writer:
         while batch := list(islice(rows, _BATCH)):

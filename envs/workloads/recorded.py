@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 from pydantic import PositiveInt, validate_call
@@ -16,21 +15,8 @@ from conserve_gym.envs.workloads.conversation import Recording, Turn, WorkloadEr
 from conserve_gym.envs.workloads.limits import Limits
 from conserve_gym.envs.workloads.readers.registry import open_recordings
 from conserve_gym.envs.workloads.readers.source import Imputed, OnError
-
-
-class Transform(Protocol):
-    """A change to recordings.
-
-    Attributes:
-        name: How it is called in tables.
-    """
-
-    @property
-    def name(self) -> str:
-        """How it is called in tables."""
-
-    def __call__(self, recordings: list[Recording]) -> list[Recording]:
-        """Return the changed recordings."""
+from conserve_gym.envs.workloads.splits import Split, of_split
+from conserve_gym.envs.workloads.transforms import applied, built
 
 
 class RecordedWorkload:
@@ -51,7 +37,8 @@ class RecordedWorkload:
         on_error: Whether a bad row stops the reading, or its conversation is left out and counted.
         reader_options: The format's own options.
         split: Take those conversations only whose root is in this split; None takes all.
-        transforms: Changes to what was taken, in this order.
+        transforms: Changes to what was taken, in this order (``transforms.TRANSFORMS``), as objects
+            or as a configuration writes them.
 
     Attributes:
         name: File name with what was taken from it and what was assumed.
@@ -79,7 +66,7 @@ class RecordedWorkload:
         format: str = "auto",
         on_error: OnError = "stop",
         reader_options: Mapping[str, Any] | None = None,
-        split: Literal["train", "validation", "test"] | None = None,
+        split: Split | None = None,
         transforms: Sequence[Any] = (),
     ) -> None:
         """Read and check the file."""
@@ -102,7 +89,7 @@ class RecordedWorkload:
         )
         recordings = list(stream)
         if split is not None:
-            recordings = _of_split(recordings, split)[:conversations]
+            recordings = of_split(recordings, split)[:conversations]
         self.empty_outputs = 0
         recordings = [self._counted(recording) for recording in recordings]
         if not recordings:
@@ -120,12 +107,10 @@ class RecordedWorkload:
             self.name += f", cut at {max_context_tokens:,} tokens"
         self.name += ")"
 
-        for transform in transforms:
-            recordings = transform(recordings)
-            self.name += f", {transform.name}"
-        if not recordings:
-            raise WorkloadError(f"{path}: no conversations left by {self.name}")
-        if transforms:
+        changes = built(transforms)
+        recordings = applied(changes, recordings)
+        self.name += "".join(f", {change.name}" for change in changes)
+        if changes:
             self.name += f": {len(recordings):,} conversations, {_turns(recordings):,} turns"
 
         self.blank_gaps = 0
@@ -179,9 +164,3 @@ def _or_all(limit: int | None) -> float:
 
 def _turns(recordings: Iterable[Recording]) -> int:
     return sum(len(recording.turns) for recording in recordings)
-
-
-def _of_split(recordings: list[Recording], split: str) -> list[Recording]:
-    splits = importlib.import_module("conserve_gym.envs.workloads.splits")
-    chosen: list[Recording] = splits.of_split(recordings, split)
-    return chosen

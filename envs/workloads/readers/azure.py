@@ -48,7 +48,7 @@ def read(source: Source) -> Iterator[Recording]:
                 date = _date(source, line, time)
                 first = first or date
                 arrival_s = _since(source, line, time, date, first)
-            turn = source.turn(line, None, tokens, tokens, output, 0.0)
+            turn = source.turn(line, None, tokens, tokens, output, 0.0, sent_s=0.0)
         except RowError as error:
             source.skip(error)
             continue

@@ -118,7 +118,7 @@ def _turns(source: Source, requests: list[_Request], incremental: bool) -> tuple
         new_tokens = input_tokens - held if input_tokens > held else input_tokens
         gap_s = 0.0
         if before:
-            gap_s = max(time - ended, 0.0) if ended == ended else math.nan
+            gap_s = math.nan if ended != ended else max(time - ended, 0.0)
         turns.append(
             source.turn(
                 line,
@@ -128,6 +128,7 @@ def _turns(source: Source, requests: list[_Request], incremental: bool) -> tuple
                 output_tokens,
                 gap_s,
                 "user" if human else "unknown",
+                time - requests[0].time,
             )
         )
         ended = time + elapsed_s

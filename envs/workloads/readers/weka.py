@@ -119,7 +119,7 @@ def _turns(
 ) -> Iterator[Turn]:
     prompts = _Prompts()
     before: Turn | None = None
-    ended = math.nan
+    began = ended = math.nan
     for index, request in requests:
         where = f"{place}requests[{index}]."
         input_tokens = source.integer(line, f"{where}in", request.get("in"), 1)
@@ -128,21 +128,30 @@ def _turns(
         if not isinstance(blocks, list) or not all(isinstance(one, int) for one in blocks):
             raise source.error(line, f"{where}hash_ids", blocks, "not a list of numbers")
         time = source.number(line, f"{where}t", request.get("t"))
+        if before is None:
+            began = time
         shared = min(prompts.share(blocks) * block, input_tokens)
         if before and shared + block >= before.input_tokens:
             new_tokens = input_tokens - before.input_tokens - before.output_tokens
         else:
             new_tokens = input_tokens - shared
         gap_s, kind = 0.0, _kind(source, line, where, request)
-        if before and "think_time" in request:
+        if before and request.get("think_time") is not None:
             gap_s = source.number(line, f"{where}think_time", request["think_time"])
         elif before:
-            gap_s = max(time - ended, 0.0) if ended == ended else math.nan
+            gap_s = math.nan if ended != ended else max(time - ended, 0.0)
         before = source.turn(
-            line, before, input_tokens, max(new_tokens, 1), output_tokens, gap_s, kind
+            line,
+            before,
+            input_tokens,
+            max(new_tokens, 1),
+            output_tokens,
+            gap_s,
+            kind,
+            time - began,
         )
         ended = math.nan
-        if "api_time" in request:
+        if request.get("api_time") is not None:
             ended = time + source.number(line, f"{where}api_time", request["api_time"])
         yield before
 
