@@ -191,11 +191,13 @@ def reproduce(config: DictConfig) -> None:
 @_command
 def fetch_traces(config: DictConfig) -> None:
     """Fetch public recordings into a folder, or show which there are."""
-    from conserve_gym.envs.configuration import validated
+    from conserve_gym.envs.configuration import ConfigurationError, validated
     from conserve_gym.envs.workloads.fetch import SUMS, Original, fetch
 
     originals = validated(dict[str, Original], config.originals, "originals")
     console = Console()
+    if not isinstance(config.convert, bool):
+        raise ConfigurationError(f"convert={config.convert!r} must be true or false")
     if config.names is None:
         for name, one in originals.items():
             console.print(f"{name}: {one.says}; {one.licence}\n  {one.address}", soft_wrap=True)
@@ -210,6 +212,22 @@ def fetch_traces(config: DictConfig) -> None:
         says = "fetched" if fetched.came else "already here"
         says += ", verified" if fetched.verified else f", its SHA-256 now written down in {SUMS}"
         console.print(f"{name}: {says}\n{fetched.path}", soft_wrap=True)
+        if config.convert:
+            _convert(fetched.path, console)
+
+
+def _convert(path: Path, console: Console) -> None:
+    """Write a recording as our own csv beside it."""
+    from conserve_gym.envs.workloads.convert import convert
+    from conserve_gym.envs.workloads.readers.registry import open_recordings
+
+    target = path.with_name(f"{path.name.partition('.')[0]}.conserve.csv.gz")
+    source, recordings = open_recordings(path, on_error="skip")
+    written = convert(recordings, target)
+    says = f"{written.conversations:,} conversations, {written.turns:,} turns"
+    if source.skipped:
+        says += f"; {source.skipped:,} with bad rows left out: {source.problems[0]}"
+    console.print(f"{target}: {says}", soft_wrap=True)
 
 
 def _show_progress(progress: Progress, task: TaskID, here: int, total: int | None) -> None:
