@@ -8,9 +8,10 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, BinaryIO, Literal
 
 import zstandard
 
@@ -20,10 +21,15 @@ OnError = Literal["stop", "skip"]
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _EXAMPLES = 5
+_SHOWN = 60
 
 
 class RowError(WorkloadError):
     """A row that cannot be right; the message names file, line, field and value."""
+
+
+class Imputed(int):
+    """An output that was recorded with 0 tokens: what is taken for it."""
 
 
 class Source:
@@ -32,6 +38,8 @@ class Source:
     Args:
         path: The file.
         on_error: Whether a bad row stops the reading, or its conversation is left out and counted.
+        unknown_gaps: Whether a turn after the first may have a gap that nobody knows (NaN).
+        empty_output_tokens: What an output of 0 tokens counts as; None refuses empty outputs.
 
     Attributes:
         path: The file.
@@ -42,10 +50,18 @@ class Source:
         WorkloadError: There is no such file.
     """
 
-    def __init__(self, path: Path, on_error: OnError = "stop") -> None:
+    def __init__(
+        self,
+        path: Path,
+        on_error: OnError = "stop",
+        unknown_gaps: bool = True,
+        empty_output_tokens: int | None = None,
+    ) -> None:
         """Look whether the file is there."""
         self.path = path
         self._on_error = on_error
+        self._unknown_gaps = unknown_gaps
+        self._empty_output_tokens = empty_output_tokens
         self.skipped = 0
         self.problems: list[str] = []
         if not path.is_file():
@@ -53,7 +69,10 @@ class Source:
 
     def error(self, line: int, field: str, value: object, why: str) -> RowError:
         """Return the error of a row, for its reader to raise."""
-        return RowError(f"{self.path}, line {line}: {field}={value!r}: {why}")
+        shown = repr(value)
+        if len(shown) > _SHOWN:
+            shown = f"{shown[: _SHOWN - 3]}..."
+        return RowError(f"{self.path}, line {line}: {field}={shown}: {why}")
 
     def skip(self, error: RowError) -> None:
         """Leave a conversation out because of a bad row.
@@ -67,14 +86,14 @@ class Source:
         if len(self.problems) < _EXAMPLES:
             self.problems.append(str(error))
 
-    def lines(self) -> Iterator[tuple[int, str]]:
+    def lines(self) -> Generator[tuple[int, str], None, None]:
         """Yield every line that is not blank, with its number from 1.
 
         Raises:
             WorkloadError: The file cannot be unpacked or is not UTF-8.
         """
         try:
-            with self._open() as file:
+            with self.path.open("rb") as packed, self._unpacked(packed) as file:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
                         yield number, line
@@ -84,18 +103,26 @@ class Source:
     def objects(self) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
         """Yield every line's JSON object, or what is wrong with the line."""
         for number, line in self.lines():
-            try:
-                value = json.loads(line, parse_constant=_refuse)
-            except (ValueError, RecursionError) as error:
-                yield number, self.error(number, "line", line.strip()[:40], f"not JSON ({error})")
-                continue
-            if isinstance(value, dict):
-                yield number, value
-            else:
-                yield number, self.error(number, "line", line.strip()[:40], "not an object")
+            yield number, self.json_object(number, line)
 
-    def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    def json_object(self, line: int, text: str) -> dict[str, Any] | RowError:
+        """Return the JSON object that a text is, or what is wrong with it."""
+        try:
+            value = json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
+            return self.error(line, "line", text.strip()[:_SHOWN], f"not JSON ({error})")
+        if isinstance(value, dict):
+            return value
+        return self.error(line, "line", text.strip()[:_SHOWN], "not an object")
+
+    def rows(
+        self, columns: Sequence[str], optional: Sequence[str] = ()
+    ) -> Iterator[tuple[int, tuple[str, ...]]]:
         """Yield the named columns of every row of a csv file with a head.
+
+        Args:
+            columns: Those that it must have.
+            optional: Further ones; blank where the file has none.
 
         Raises:
             WorkloadError: A column is missing, or the file is not csv.
@@ -108,18 +135,26 @@ class Source:
             for number, text in lines:  # noqa: B007 (for the rows)
                 yield text
 
-        reader = csv.reader(texts())
+        reader = csv.reader(texts(), strict=True)
         try:
             head = [name.strip() for name in next(reader, [])]
             missing = [name for name in columns if name not in head]
             if missing:
                 raise WorkloadError(f"{self.path}, line 1: no column {', '.join(missing)}")
-            places = [head.index(name) for name in columns]
-            width = max(places) + 1
-            for row in reader:
-                if len(row) < width:
-                    row += [""] * (width - len(row))
-                yield number, [row[place] for place in places]
+            # A cell more than the head has is blank in every row, and stands for absent columns.
+            width = len(head) + 1
+            places = [
+                head.index(name) if name in head else width - 1 for name in (*columns, *optional)
+            ]
+            cells = itemgetter(*places)
+            for read, row in enumerate(reader, start=2):
+                if reader.line_num != read:
+                    raise WorkloadError(f"{self.path}, line {number}: a quote over several lines")
+                if len(row) >= width and any(row[width - 1 :]):
+                    why = f"{len(row)} cells for {len(head)} columns"
+                    raise WorkloadError(f"{self.path}, line {number}: {why}")
+                row += [""] * (width - len(row))
+                yield number, cells(row)
         except csv.Error as error:
             raise WorkloadError(f"{self.path}, line {number}: not csv ({error})") from None
 
@@ -132,8 +167,10 @@ class Source:
         if isinstance(value, str):
             try:
                 number = int(value)
+                if "_" in value:  # 1_000 is a number to Python alone
+                    raise ValueError
             except ValueError:
-                raise self.error(line, field, value, "not a whole number") from None
+                raise self.error(line, field, value.strip(), "not a whole number") from None
         elif isinstance(value, int) and not isinstance(value, bool):
             number = value
         elif isinstance(value, float) and value.is_integer():
@@ -154,11 +191,27 @@ class Source:
             raise self.error(line, field, value, "not a number")
         try:
             number = float(value)
+            if isinstance(value, str) and "_" in value:
+                raise ValueError
         except (ValueError, OverflowError):
             raise self.error(line, field, value, "not a number") from None
         if not math.isfinite(number) or number < least:
             raise self.error(line, field, value, f"must be finite and at least {least:g}")
         return number
+
+    def output(self, line: int, value: object, field: str = "output_tokens") -> int:
+        """Return the length of an output, of an empty one what is taken for it.
+
+        Raises:
+            RowError: It is no length, or empty outputs are refused.
+        """
+        number = self.integer(line, field, value)
+        if number:
+            return number
+        if self._empty_output_tokens is None:
+            why = "must be at least 1; workload.empty_output_tokens says what to take for it"
+            raise self.error(line, field, value, why)
+        return Imputed(self._empty_output_tokens)
 
     def turn(
         self,
@@ -169,6 +222,7 @@ class Source:
         output_tokens: int,
         gap_s: float,
         gap_kind: GapKind = "unknown",
+        sent_s: float = math.nan,
     ) -> Turn:
         """Return a turn whose lengths fit together.
 
@@ -177,14 +231,20 @@ class Source:
             before: The turn before it; None for the first.
             input_tokens: Full prompt, at least 1.
             new_tokens: What of it the cache of earlier turns cannot cover, at least 1.
-            output_tokens: Output, at least 1.
+            output_tokens: Output; 0 is refused or counts as what ``output`` says.
             gap_s: Time since the end of the turn before; NaN if unknown.
             gap_kind: What passed in it.
+            sent_s: When it was recorded, in seconds since the first turn; NaN if unknown.
 
         Raises:
             RowError: They do not.
         """
         held = before.input_tokens + before.output_tokens if before else 0
+        if output_tokens == 0:
+            output_tokens = self.output(line, 0)
+        if gap_s != gap_s and before and not self._unknown_gaps:
+            why = "blank; workload.blank_gap_s says what to take for it"
+            raise self.error(line, "gap_s", "", why)
         for field, value in (
             ("input_tokens", input_tokens),
             ("new_tokens", new_tokens),
@@ -196,17 +256,16 @@ class Source:
             why = f"a prompt of {input_tokens} tokens after {held} held has "
             why += f"{max(input_tokens - held, 1)} to {input_tokens} new ones"
             raise self.error(line, "new_tokens", new_tokens, why)
-        return Turn(input_tokens, new_tokens, output_tokens, gap_s, gap_kind)
+        return Turn(input_tokens, new_tokens, output_tokens, gap_s, gap_kind, sent_s)
 
-    def _open(self) -> IO[str]:
-        raw = self.path.open("rb")
-        magic = raw.read(4)
-        raw.seek(0)
-        unpacked: Any = raw
-        if magic[:2] == _GZIP:
-            unpacked = gzip.GzipFile(fileobj=raw)
+    def _unpacked(self, packed: BinaryIO) -> IO[str]:
+        magic = packed.read(4)
+        packed.seek(0)
+        unpacked: Any = packed
+        if magic[:2] == _GZIP or self.path.suffix == ".gz":
+            unpacked = gzip.GzipFile(fileobj=packed)
         elif magic == _ZSTD:
-            unpacked = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+            unpacked = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
         return io.TextIOWrapper(unpacked, encoding="utf-8-sig", newline="")
 
 
