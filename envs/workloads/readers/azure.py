@@ -52,7 +52,7 @@ def read(source: Source) -> Iterator[Recording]:
         except RowError as error:
             source.skip(error)
             continue
-        yield Recording(str(line), str(line), arrival_s, (turn,))
+        yield Recording(f"line {line}", f"line {line}", arrival_s, (turn,))
 
 
 def _names(head: str) -> list[str]:

@@ -72,7 +72,7 @@ def read(source: Source, input_is_incremental: bool = False) -> Iterator[Recordi
                 raise source.error(line, "Timestamp", cells[0], why)
             if not session:
                 turns = _turns(source, [request], input_is_incremental)
-                yield Recording(str(line), str(line), request.time - first, turns)
+                yield Recording(f"line {line}", f"line {line}", request.time - first, turns)
                 continue
         except RowError as error:
             source.skip(error)

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import reprlib
 import zlib
 from collections.abc import Generator, Iterator, Sequence
 from operator import itemgetter
@@ -69,10 +70,7 @@ class Source:
 
     def error(self, line: int, field: str, value: object, why: str) -> RowError:
         """Return the error of a row, for its reader to raise."""
-        shown = repr(value)
-        if len(shown) > _SHOWN:
-            shown = f"{shown[: _SHOWN - 3]}..."
-        return RowError(f"{self.path}, line {line}: {field}={shown}: {why}")
+        return RowError(f"{self.path}, line {line}: {field}={_short(value)}: {why}")
 
     def skip(self, error: RowError) -> None:
         """Leave a conversation out because of a bad row.
@@ -267,6 +265,13 @@ class Source:
         elif magic == _ZSTD:
             unpacked = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
         return io.TextIOWrapper(unpacked, encoding="utf-8-sig", newline="")
+
+
+def _short(value: object) -> str:
+    short = reprlib.Repr()
+    short.maxlevel = 1
+    short.maxstring = short.maxother = short.maxlong = _SHOWN
+    return short.repr(value)
 
 
 def _refuse(constant: str) -> float:

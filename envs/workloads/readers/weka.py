@@ -32,7 +32,8 @@ def read(source: Source) -> Iterator[Recording]:
     A gap is a request's ``think_time``, or else what lies between the end of the request before it
     and its own time; tools filled it if all that was new was a ``tool_result``, a human if none
     was. What a request shares with the turn before it is known in whole blocks only: if they are
-    the same, its prompt and output count as kept whole. One session is held at a time.
+    the same, its prompt and output count as kept whole. One session is held at a time, and the
+    names of those before it.
 
     Args:
         source: The file.
@@ -40,9 +41,10 @@ def read(source: Source) -> Iterator[Recording]:
     Raises:
         WorkloadError: A request cannot be right, or the file cannot be read.
     """
+    names: set[str] = set()
     for line, session in _objects(source):
         try:
-            conversations = _conversations(source, line, session)
+            conversations = _conversations(source, line, session, names)
         except RowError as error:
             source.skip(error)
             continue
@@ -76,7 +78,7 @@ def _objects(source: Source) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
 
 
 def _conversations(
-    source: Source, line: int, session: dict[str, Any] | RowError
+    source: Source, line: int, session: dict[str, Any] | RowError, names: set[str]
 ) -> list[_Conversation]:
     """Return the conversations of a session that have requests, itself first."""
     if isinstance(session, RowError):
@@ -84,9 +86,11 @@ def _conversations(
     identifier = session.get("id")
     if not isinstance(identifier, str) or not identifier.strip():
         raise source.error(line, "id", identifier, "must be a text that is not blank")
+    if identifier in names:
+        raise source.error(line, "id", identifier, "there is another of that name")
+    names.add(identifier)
     block = source.integer(line, "block_size", session.get("block_size"), 1)
     found: list[_Conversation] = []
-    names = {identifier}
     entries = [(identifier, "", session)]
     for name, place, entry in entries:  # grows while it is gone through
         requests = entry.get("requests")
@@ -102,7 +106,7 @@ def _conversations(
                 agent = request.get("agent_id")
                 agent = f"{name}/{agent if isinstance(agent, str) else index}"
                 while agent in names:
-                    agent += "'"
+                    agent += f" ({index})"
                 names.add(agent)
                 entries.append((agent, f"{where}.", request))
             elif kind in ("n", "s"):

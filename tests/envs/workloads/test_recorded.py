@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from conserve_gym.envs.configuration import load_scenario
 from conserve_gym.envs.workloads.conversation import Turn, WorkloadError
 from conserve_gym.envs.workloads.recorded import RecordedWorkload
+from conserve_gym.errors import ConServeGymError
 
 HEADER = "conv_id,model,turn,gap_s,input_tokens,new_tokens,output_tokens"
 ROWS = [
@@ -300,3 +301,104 @@ def test_the_packaged_workload_has_the_quantiles_of_the_whole_trace(real_trace: 
         assert np.percentile(other, (25, 50, 75, 90)) == pytest.approx(
             np.percentile(one, (25, 50, 75, 90)), rel=0.1
         )
+
+
+def test_bad_conversations_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = write(tmp_path, [ROWS[0], "b,m,0,,7,8,1", *ROWS[1:3], *ROWS[4:], "a,m,3,0,1,1,x"])
+    trace = RecordedWorkload(path, on_error="skip")
+    assert trace.draw(np.random.default_rng(0)) == [C]
+    assert trace.name == (
+        "trace.csv (all 1 conversations, 2 turns), 2 conversations with bad rows left out"
+    )
+    assert trace.skipped == 2
+    assert "line 3: new_tokens=8" in trace.problems[0]
+    assert "line 8: output_tokens='x'" in trace.problems[1]
+    # Those behind a bad one move up.
+    assert read(path, on_error="skip", conversations=1) == [C]
+    with pytest.raises(WorkloadError, match="line 3: new_tokens=8"):
+        RecordedWorkload(path)
+
+
+def many(tmp_path: Path, blank: str = "1") -> Path:
+    rows = [f"c{i},m,0,,{i + 1},{i + 1},1" for i in range(100)]
+    return write(tmp_path, [*rows, f"c7,m,1,{blank},20,11,0"])
+
+
+def test_a_split_is_taken_before_the_first_ones_of_it(tmp_path: Path) -> None:
+    parts = [
+        RecordedWorkload(many(tmp_path), split=split, empty_output_tokens=1)
+        for split in ("train", "validation", "test")
+    ]
+    drawn = [part.draw(np.random.default_rng(0)) for part in parts]
+    assert sorted(turns for part in drawn for turns in part) == sorted(
+        read(many(tmp_path), empty_output_tokens=1)
+    )
+    assert all(drawn)
+    assert sum(part.empty_outputs for part in parts) == 1
+    assert f"(all {len(drawn[2])} conversations of the test split, " in parts[2].name
+    first = read(many(tmp_path), split="test", conversations=2, max_turns=1)
+    assert first == [turns[:1] for turns in drawn[2][:2]]
+
+
+def test_transforms_change_what_was_taken_and_say_so(tmp_path: Path) -> None:
+    path = many(tmp_path, blank="")
+    trace = load_scenario(
+        [
+            "workload=trace",
+            f"workload.path={path}",
+            "workload.conversations=20",
+            "workload.blank_gap_s=3",
+            "workload.empty_output_tokens=2",
+            "workload.transforms=[{scale_lengths:{new:2}},{first_input:{least:5}}]",
+        ]
+    ).workload
+    drawn = trace.draw(np.random.default_rng(0))
+    assert drawn[5] == (Turn(16, 16, 1, 0.0), Turn(17 + 22, 22, 2, 3.0))
+    assert len(drawn) == len(trace.arrivals_s) == 18
+    assert trace.name == (
+        "trace.csv (the first 20 conversations, 21 turns, cut at 5), new tokens × 2, outputs × 1, "
+        "first prompts from 5 tokens: 18 conversations, 19 turns, 1 blank gaps taken as 3 s, "
+        "1 empty outputs taken as 2"
+    )
+    with pytest.raises(
+        WorkloadError, match="conversation 'c7', turn 1: gap_s is unknown; workload"
+    ):
+        RecordedWorkload(path, empty_output_tokens=1, transforms=[{"scale_lengths": {"new": 2}}])
+    with pytest.raises(WorkloadError, match="no conversation is left"):
+        RecordedWorkload(path, max_turns=1, transforms=[{"first_input": {"least": 101}}])
+
+
+def test_arrivals_are_those_of_the_conversations_drawn(tmp_path: Path) -> None:
+    rows = ["a,5,0,,1,1,1", "b,,0,,2,2,1", "c,7.5,0,,3,3,1"]
+    path = write(tmp_path, rows, HEADER.replace("model", "arrival_s"))
+    arrivals = RecordedWorkload(path).arrivals_s
+    assert [repr(time) for time in arrivals] == ["5.0", "nan", "7.5"]
+
+
+def test_other_formats_and_their_options(tmp_path: Path) -> None:
+    path = tmp_path / "burst.csv"
+    head = "Timestamp,Session ID,Elapsed time,Request tokens,Response tokens,Log Type"
+    path.write_text(f"{head}\n1,a,2,10,0,API log\n5,a,,10,5,API log\n9,b,1,7,1,API log\n")
+    options = ["workload=trace", f"workload.path={path}", "workload.empty_output_tokens=3"]
+    incremental = "+workload.reader_options.input_is_incremental=true"
+    trace = load_scenario([*options, incremental]).workload
+    assert [turn[:4] for turn in trace.draw(np.random.default_rng(0))[0]] == [
+        (10, 10, 3, 0.0),
+        (23, 10, 5, 2.0),
+    ]
+    assert trace.name == (
+        "burst.csv (the first 2 conversations, 3 turns, cut at 5), 1 empty outputs taken as 3"
+    )
+    limited = load_scenario([*options, "workload.max_context_tokens=12"]).workload
+    assert [len(turns) for turns in limited.draw(np.random.default_rng(0))] == [1]
+    assert limited.empty_outputs == 0
+    for option, message in (
+        ("+workload.reader_options.x=1", "burst.csv .burstgpt.: x=1: Unexpected keyword"),
+        ("workload.format=parquet", "format=parquet: none of auto, conserve_csv, weka"),
+        ("workload.format=azure", "burst.csv, line 1: no column TIMESTAMP"),
+        ("workload.on_error=ignore", "workload.on_error='ignore': Input should be 'stop' or"),
+        ("workload.split=half", "workload.split='half': Input should be 'train'"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            load_scenario([*options, option])
+        assert isinstance(caught.value, ConServeGymError)
