@@ -64,8 +64,9 @@ def read(
 ) -> Iterator[Recording]:
     """Yield the conversations in the order of their first requests.
 
-    Any may be continued until the file ends, so all are held. A row without a ``chat_id`` stops
-    the reading even where others are left out: nobody knows which conversation it would shorten.
+    Any may be continued until the file ends, so all are held. A row that does not name
+    itself and the one it follows stops the reading even where others are left out: nobody knows
+    which conversation it would shorten.
 
     Args:
         source: The file.
@@ -84,20 +85,21 @@ def read(
         if isinstance(row, RowError):
             raise row
         chat = named(source, line, "chat_id", row.get("chat_id"))
-        parent = _NO_PARENT
+        parent = named(source, line, "parent_chat_id", row.get("parent_chat_id"))
         try:
             if chat in places or chat in lost:
                 raise source.error(line, "chat_id", chat, "came before")
-            parent = named(source, line, "parent_chat_id", row.get("parent_chat_id"))
             if parent in lost or (parent in places and places[parent][0].left_out):
                 lost.add(chat)
                 continue
             one, number = _place(source, line, row, chat, parent, places)
             turn = _turn(source, line, row, one, service_s, token_s, gap_kind)
         except RowError as error:
-            source.skip(error)
-            for request in {chat, parent} & places.keys():
-                places[request][0].left_out = True
+            bad = _shortened(chat, parent, places)
+            for one in bad:
+                one.left_out = True
+            for _ in range(max(len(bad), 1)):
+                source.skip(error)
             lost.add(chat)
             continue
         if not one.turns:
@@ -108,6 +110,17 @@ def read(
     for one in conversations:
         if not one.left_out:
             yield Recording(one.name, one.root, one.arrival_s, tuple(one.turns))
+
+
+def _shortened(chat: str, parent: str, places: dict[str, tuple[_Open, int]]) -> list[_Open]:
+    """Return the conversations that may lack a turn without a bad row.
+
+    They are those of its name and the one that it continues; one that it branches off is whole.
+    """
+    found = [places[chat][0]] if chat in places else []
+    if parent in places and places[parent][0].last == parent:
+        found.append(places[parent][0])
+    return [one for one in dict.fromkeys(found) if not one.left_out]
 
 
 def _place(

@@ -138,6 +138,7 @@ ODD = [
     b"9" * 5000, b'"x"', b'""', b"x", b"", b"null", b"true", b"[]", b"{}", b"[" * 2000,
     b'"2026-02-30T00:00:00Z"', b'"0001-01-01T00:00:00+23:59"', b"\xff", b"\x00", b"\r", b"\n",
 ]  # fmt: skip
+WHATS = ["flip", "cut", "drop", "double", "move", "swap", "replace"]
 TOKEN = re.compile(rb'"[^"]*"|-?[0-9][0-9.]*|[,:{}\[\]]')
 
 
@@ -150,7 +151,7 @@ def mutated(draw: st.DrawFn, lines: list[str]) -> bytes:
         at = draw(st.integers(0, len(rows) - 1))
         row = rows[at]
         tokens = [match.span() for match in TOKEN.finditer(row)]
-        what = draw(st.sampled_from("flip cut drop double move swap replace".split()))
+        what = draw(st.sampled_from(WHATS))
         if what == "flip" and row:
             place = draw(st.integers(0, len(row) - 1))
             rows[at] = row[:place] + bytes([draw(st.integers(0, 255))]) + row[place + 1 :]
