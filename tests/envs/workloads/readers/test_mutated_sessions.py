@@ -87,6 +87,20 @@ def entries(line: str, field: str) -> int:
     return len(json.loads(line).get(field, [None]))
 
 
+def slim(line: str) -> str:
+    """Leave out what the TraceLab reader does not look at, most of a row."""
+    row = json.loads(line)
+    kept = ("session_id", "round_index", "input_tokens_total", "prefix_tokens")
+    kept += ("newly_append_tokens", "output_tokens")
+    short = {field: row[field] for field in kept}
+    for field, names in (
+        ("timing_events", ("event_type", "timestamp")),
+        ("tools", ("tool_wall_latency_ms",)),
+    ):
+        short[field] = [{name: item[name] for name in names} for item in row[field]]
+    return json.dumps(short)
+
+
 CASES = {
     "mooncake": Case(
         mooncake.read,
@@ -112,8 +126,11 @@ CASES = {
     ),
     "tracelab jsonl": Case(
         tracelab.read,
-        head("tracelab_round_trace_sample.jsonl", 19)[:3]
-        + head("tracelab_round_trace_sample.jsonl", 19)[10:13],
+        [
+            slim(line)
+            for line in head("tracelab_round_trace_sample.jsonl", 19)
+            if json.loads(line)["round_index"] < 3
+        ],
         lambda line: 1,
     ),
     "bailian": Case(bailian.read, head("bailian_readme_example.jsonl", 2), lambda line: 1),
@@ -138,14 +155,14 @@ ODD = [
     b"9" * 5000, b'"x"', b'""', b"x", b"", b"null", b"true", b"[]", b"{}", b"[" * 2000,
     b'"2026-02-30T00:00:00Z"', b'"0001-01-01T00:00:00+23:59"', b"\xff", b"\x00", b"\r", b"\n",
 ]  # fmt: skip
-WHATS = ["flip", "cut", "drop", "double", "move", "swap", "replace"]
-TOKEN = re.compile(rb'"[^"]*"|-?[0-9][0-9.]*|[,:{}\[\]]')
+WHATS = ["flip", "cut", "drop", "double", "move", "swap", "replace", "replace", "replace"]
+TOKEN = re.compile(rb'"[^"]*"|-?[0-9][0-9.]*')
 
 
 @st.composite
 def mutated(draw: st.DrawFn, lines: list[str]) -> bytes:
     rows = [line.encode() for line in lines]
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 4]))):
         if not rows:
             break
         at = draw(st.integers(0, len(rows) - 1))
@@ -248,7 +265,7 @@ def test_an_unbroken_file_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_broken_file_gives_conversations_or_an_error(name: str) -> None:
-    fuzz(name, 200)
+    fuzz(name, 300)
 
 
 @pytest.mark.slow
