@@ -13,7 +13,17 @@ from pydantic import ConfigDict, ValidationError, validate_call
 
 from conserve_gym.envs.workloads.conversation import Recording, WorkloadError
 from conserve_gym.envs.workloads.limits import Limits
-from conserve_gym.envs.workloads.readers import azure, burstgpt, conserve_csv, weka
+from conserve_gym.envs.workloads.readers import (
+    aiperf,
+    azure,
+    bailian,
+    burstgpt,
+    conserve_csv,
+    llmservingsim,
+    mooncake,
+    tracelab,
+    weka,
+)
 from conserve_gym.envs.workloads.readers.source import OnError, Source
 
 _HEAD = 20
@@ -45,6 +55,11 @@ READERS: dict[str, Reader] = _by_name(
     weka,
     azure,
     burstgpt,
+    mooncake,
+    aiperf,
+    tracelab,
+    bailian,
+    llmservingsim,
 )
 """Each format's module by its name."""
 
