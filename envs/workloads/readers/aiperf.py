@@ -214,7 +214,9 @@ class _Rows:
             new = appended_tokens(before, tokens)
         output = self._source.output(line, row.get("output_length"), "output_length")
         gap_s = delay_s if before else 0.0
-        one.turns.append(self._source.turn(line, before, tokens, new, output, gap_s))
+        sent_s = time_s - one.arrival_s if before else 0.0
+        turn = self._source.turn(line, before, tokens, new, output, gap_s, "unknown", sent_s)
+        one.turns.append(turn)
 
     def _tokens(self, line: int, characters: int) -> int:
         if self._chars_per_token is None:

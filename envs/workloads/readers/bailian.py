@@ -179,7 +179,8 @@ def _turn(
             kept = sum(takewhile(bool, map(eq, one.last_ids, ids)))
             if kept < before.input_tokens // _BLOCK_TOKENS:
                 new = max(tokens - kept * _BLOCK_TOKENS, 1)
-    turn = source.turn(line, before, tokens, new, output, gap_s, kind)
+    sent_s = arrival_s - one.arrival_s if before else 0.0
+    turn = source.turn(line, before, tokens, new, output, gap_s, kind, sent_s)
     one.last_ids, one.last_s = ids, arrival_s
     return turn
 

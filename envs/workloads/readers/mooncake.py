@@ -183,7 +183,9 @@ def read(
                 gap_s = think_time_s(elapsed_s, before.output_tokens, service_s, token_s)
             new = max(request.tokens - held, 1)
             kind: GapKind = gap_kind if before else "unknown"
-            turn = source.turn(line, before, request.tokens, new, request.output, gap_s, kind)
+            sent_s = request.arrival_s - (one.arrival_s if one else request.arrival_s)
+            lengths = request.tokens, new, request.output
+            turn = source.turn(line, before, *lengths, gap_s, kind, sent_s)
         except RowError as error:
             source.skip(error)
             continue

@@ -101,10 +101,10 @@ def test_the_jsonl_sample_adds_up() -> None:
         ]
         assert one.turns[0].new_tokens == one.turns[0].input_tokens
     # 05:40:50.938 (result of the slower of two tools) - 05:40:31.647 (last tool call)
-    assert claude.turns[1][3:] == (19.291, "tool")
+    assert claude.turns[1][3:5] == (19.291, "tool")
     # 05:42:43.333 (user) - 05:42:23.420 (text)
-    assert claude.turns[5][3:] == (19.913, "user")
-    assert codex.turns[1][3:] == (1.176, "tool")
+    assert claude.turns[5][3:5] == (19.913, "user")
+    assert codex.turns[1][3:5] == (1.176, "tool")
     assert codex.arrival_s == 0.0
     assert claude.arrival_s > 0.0
 
