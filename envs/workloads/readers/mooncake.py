@@ -43,6 +43,7 @@ _FIELDS = ("timestamp", "input_length", "output_length", "hash_ids")
 # prompts are shorter than the one before and its output, none by more than 16 tokens.
 _SLACK_TOKENS = 16
 
+# Two may be an answer asked for twice. Blocks of three are taken for a shared prompt or document.
 _STRANGERS = 3
 
 
