@@ -45,7 +45,7 @@ def lengths(one: Recording) -> list[tuple[int, int, int]]:
 def test_full_and_incremental_lengths_of_sessions(tmp_path: Path) -> None:
     path = write(tmp_path, SESSIONS)
     single, a, b = read(path, input_is_incremental=False)
-    assert single == Recording("line 4", "line 4", 0.03, (Turn(7, 7, 1, 0.0, "unknown"),))
+    assert single == Recording("line 4", "line 4", 0.03, (Turn(7, 7, 1, 0.0, "unknown", 0.0),))
     assert lengths(a) == [(100, 100, 10), (130, 20, 20), (150, 20, 5)]
     assert (a.identifier, a.arrival_s) == ("a", 0.5)
     assert a.turns[1].gap_s == 1.5

@@ -53,9 +53,9 @@ def test_links_make_chains_and_branches_keep_the_root(tmp_path: Path) -> None:
         "1",
         0.0,
         (
-            Turn(100, 100, 10, 0.0, "unknown"),
-            Turn(130, 20, 10, 20.0 - 0.5 - 0.3, "user"),
-            Turn(180, 40, 10, pytest.approx(41.0 - 0.8), "user"),
+            Turn(100, 100, 10, 0.0, "unknown", 0.0),
+            Turn(130, 20, 10, 20.0 - 0.5 - 0.3, "user", 20.0),
+            Turn(180, 40, 10, pytest.approx(41.0 - 0.8), "user", 61.0),
         ),
     )
     assert (two.identifier, two.root, len(two.turns)) == ("2", "2", 1)

@@ -53,10 +53,10 @@ def test_a_request_that_extends_a_prompt_continues_it(tmp_path: Path) -> None:
     path = write(tmp_path, [FIRST, (60.0, 1600, 20, [0, 1, 3, 4]), (90.0, 700, 10, [0, 9])])
     one, other = read(path)
     assert one.turns == (
-        Turn(1300, 1300, 200, 0.0, "unknown"),
-        Turn(1600, 100, 20, 60.0 - 0.5 - 200 * 0.03, "user"),
+        Turn(1300, 1300, 200, 0.0, "unknown", 0.0),
+        Turn(1600, 100, 20, 60.0 - 0.5 - 200 * 0.03, "user", 60.0),
     )
-    assert other.turns == (Turn(700, 700, 10, 0.0, "unknown"),)
+    assert other.turns == (Turn(700, 700, 10, 0.0, "unknown", 0.0),)
     assert (one.identifier, one.root, one.arrival_s) == ("line 1", "line 1", 0.0)
     assert (other.identifier, other.root, other.arrival_s) == ("line 3", "line 3", 90.0)
 
@@ -155,9 +155,9 @@ def test_the_head_of_the_real_trace() -> None:
     # The same three links, by the same hashes, were found when the whole trace was rebuilt.
     linked = {one.identifier: one.turns[1] for one in recordings if len(one.turns) > 1}
     assert linked == {
-        "line 67": Turn(3024, 7, 111, pytest.approx(15.52), "user"),
-        "line 11": Turn(49948, 36333, 173, pytest.approx(42.37), "user"),
-        "line 2": Turn(7833, 21, 374, pytest.approx(32.8), "user"),
+        "line 67": Turn(3024, 7, 111, pytest.approx(15.52), "user", 27.0),
+        "line 11": Turn(49948, 36333, 173, pytest.approx(42.37), "user", 45.0),
+        "line 2": Turn(7833, 21, 374, pytest.approx(32.8), "user", 48.0),
     }
 
 
