@@ -50,6 +50,7 @@ def _by_name(*readers: Reader) -> dict[str, Reader]:
     return {reader.FORMAT: reader for reader in readers}
 
 
+# Another format is one more line here; no file may look like two of them.
 READERS: dict[str, Reader] = _by_name(
     conserve_csv,
     weka,
