@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -89,6 +90,7 @@ class ReproductionSpec:
         misrouted_shares: Shares of misrouted turns that AMPD is played with at saturation.
         sensitivity: Scaled constants.
         scenarios: Settings beyond the paper's, by name.
+        scenario_rates: How many of each one's rates, the highest; None takes all.
         scenario_seeds: How many of the seeds they are played with; 0 plays none.
         workers: Processes; None takes one a core.
         output: The folder.
@@ -102,6 +104,7 @@ class ReproductionSpec:
     misrouted_shares: tuple[Share, ...]
     sensitivity: SensitivitySpec
     scenarios: dict[str, ScenarioSpec]
+    scenario_rates: PositiveInt | None
     scenario_seeds: NonNegativeInt
     workers: PositiveInt | None
     output: Path
@@ -120,5 +123,10 @@ class ReproductionSpec:
 
     @property
     def played_scenarios(self) -> dict[str, ScenarioSpec]:
-        """The scenarios, if any shall be played."""
-        return self.scenarios if self.scenario_seeds else {}
+        """The scenarios, if any shall be played, with the rates that shall."""
+        if not self.scenario_seeds:
+            return {}
+        return {
+            name: replace(one, rates=tuple(sorted(one.rates)[-(self.scenario_rates or 0) :]))
+            for name, one in self.scenarios.items()
+        }

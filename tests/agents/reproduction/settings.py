@@ -29,6 +29,7 @@ SPEC = ReproductionSpec(
     misrouted_shares=(),
     sensitivity=SensitivitySpec(constants=(), factors=(), seeds=1),
     scenarios={},
+    scenario_rates=None,
     scenario_seeds=1,
     workers=1,
     output=Path("unused"),
