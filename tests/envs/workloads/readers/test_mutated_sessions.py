@@ -14,7 +14,7 @@ from typing import NamedTuple, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from mutations import mutated
 
 from conserve_gym.envs.workloads.conversation import GapKind, Recording, WorkloadError
 from conserve_gym.envs.workloads.readers import (
@@ -150,46 +150,7 @@ CASES = {
     ),
 }
 
-ODD = [
-    b"-1", b"0", b"1", b"0.5", b"1e400", b"-1e-3", b"NaN", b"Infinity", b"1e15", b"9" * 30,
-    b"9" * 5000, b'"x"', b'""', b"x", b"", b"null", b"true", b"[]", b"{}", b"[" * 2000,
-    b'"2026-02-30T00:00:00Z"', b'"0001-01-01T00:00:00+23:59"', b"\xff", b"\x00", b"\r", b"\n",
-]  # fmt: skip
-WHATS = ["flip", "cut", "drop", "double", "move", "swap", "replace", "replace", "replace"]
 TOKEN = re.compile(rb'"[^"]*"|-?[0-9][0-9.]*')
-
-
-@st.composite
-def mutated(draw: st.DrawFn, lines: list[str]) -> bytes:
-    rows = [line.encode() for line in lines]
-    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 4]))):
-        if not rows:
-            break
-        at = draw(st.integers(0, len(rows) - 1))
-        row = rows[at]
-        tokens = [match.span() for match in TOKEN.finditer(row)]
-        what = draw(st.sampled_from(WHATS))
-        if what == "flip" and row:
-            place = draw(st.integers(0, len(row) - 1))
-            rows[at] = row[:place] + bytes([draw(st.integers(0, 255))]) + row[place + 1 :]
-        elif what == "cut":
-            rows[at] = row[: draw(st.integers(0, len(row)))]
-        elif what == "drop":
-            del rows[at]
-        elif what == "double":
-            rows.insert(draw(st.integers(0, len(rows))), row)
-        elif what == "move":
-            rows.insert(draw(st.integers(0, len(rows) - 1)), rows.pop(at))
-        elif what == "swap" and len(tokens) > 1:
-            first, second = sorted(draw(st.sampled_from(tokens)) for _ in range(2))
-            if first != second:
-                (a, b), (c, d) = first, second
-                rows[at] = row[:a] + row[c:d] + row[b:c] + row[a:b] + row[d:]
-        elif what == "replace" and tokens:
-            a, b = draw(st.sampled_from(tokens))
-            rows[at] = row[:a] + draw(st.sampled_from(ODD)) + row[b:]
-    end = draw(st.sampled_from([b"\n", b"\r\n"]))
-    return end.join(rows) + draw(st.sampled_from([b"", end]))
 
 
 def check(case: Case, data: bytes) -> None:
@@ -243,7 +204,7 @@ def fuzz(name: str, examples: int) -> None:
         pytest.skip("needs shared/traces beside the checkout")
 
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(mutated(case.lines))
+    @given(mutated(case.lines, TOKEN))
     def run(data: bytes) -> None:
         check(case, data)
 
