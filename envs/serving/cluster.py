@@ -1,4 +1,4 @@
-"""A cluster that plays conversations in a closed loop and writes the ledger."""
+"""A cluster that plays conversations and writes the ledger."""
 
 from __future__ import annotations
 
@@ -339,8 +339,10 @@ class Cluster:
             self._clock.after(gap_s, self._on_gap_over, (conversation, turn))
 
     def _gap_s(self, conversation: int, turn: int) -> float:
-        """Return the time from the end of the turn before to this one's arrival, from now."""
-        return self.conversations[conversation].turns[turn].gap_s
+        """Return the time from the end of the turn before, which is now, to this one's arrival."""
+        arrival_s, turns = self.conversations[conversation]
+        gap_s, not_before_s = turns[turn].gap_s, turns[turn].not_before_s
+        return max(gap_s, arrival_s + not_before_s - self.now) if not_before_s else gap_s
 
     def _on_gap_over(self, call: Call) -> None:
         conversation, turn = cast(tuple[int, int], call.value)

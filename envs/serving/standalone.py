@@ -51,8 +51,8 @@ class StandaloneEngine:
         """Return the latencies of a conversation with these turns."""
         clock = first_token = -turns[0].gap_s
         resident = 0
-        for input_tokens, new_tokens, output_tokens, gap_s, _ in turns:
-            clock += gap_s
+        for input_tokens, new_tokens, output_tokens, gap_s, _, _, not_before_s in turns:
+            clock = max(clock + gap_s, not_before_s)
             reusable = min(resident, input_tokens - new_tokens, input_tokens - 1)
             computed = reusable // self._block_tokens * self._block_tokens
             while computed < input_tokens:

@@ -22,12 +22,18 @@ class Arrivals(Protocol):
     def name(self) -> str:
         """How it is called in tables."""
 
-    def draw(self, rng: np.random.Generator, first_inputs: Sequence[int]) -> list[float]:
-        """Return one time a conversation in seconds, never falling.
+    def draw(
+        self,
+        rng: np.random.Generator,
+        first_inputs: Sequence[int],
+        recorded_s: Sequence[float] | None = None,
+    ) -> list[float]:
+        """Return one time a conversation in seconds; those that are drawn never fall.
 
         Args:
             rng: Source of randomness.
             first_inputs: First-turn prompt length of each conversation.
+            recorded_s: When each conversation arrived in its recording; None if none was recorded.
         """
 
 
@@ -58,7 +64,12 @@ class Poisson:
             return f"Poisson, {self.rate:g} conversations/s"
         return f"Poisson, {self.rate:g} to {self.rate_high:g} conversations/s"
 
-    def draw(self, rng: np.random.Generator, first_inputs: Sequence[int]) -> list[float]:
+    def draw(
+        self,
+        rng: np.random.Generator,
+        first_inputs: Sequence[int],
+        recorded_s: Sequence[float] | None = None,
+    ) -> list[float]:
         """Return Poisson arrival times."""
         rate = self.rate if self.rate_high is None else rng.uniform(self.rate, self.rate_high)
         gaps = rng.exponential(1.0 / rate, size=len(first_inputs))
@@ -85,7 +96,12 @@ class Gamma:
         """How it is called in tables."""
         return f"gamma gaps with CV {self.cv:g}, {self.rate:g} conversations/s"
 
-    def draw(self, rng: np.random.Generator, first_inputs: Sequence[int]) -> list[float]:
+    def draw(
+        self,
+        rng: np.random.Generator,
+        first_inputs: Sequence[int],
+        recorded_s: Sequence[float] | None = None,
+    ) -> list[float]:
         """Return the arrival times of a gamma renewal process."""
         variance = self.cv * self.cv
         gaps = rng.gamma(1.0 / variance, variance / self.rate, size=len(first_inputs))
@@ -117,7 +133,12 @@ class RecordedPrefiller:
         """How it is called in tables."""
         return f"Poisson, {self.rate:g} conversations/s, recorded through one prefiller"
 
-    def draw(self, rng: np.random.Generator, first_inputs: Sequence[int]) -> list[float]:
+    def draw(
+        self,
+        rng: np.random.Generator,
+        first_inputs: Sequence[int],
+        recorded_s: Sequence[float] | None = None,
+    ) -> list[float]:
         """Return the times at which the recorded prefiller began each prompt."""
         offered = np.cumsum(rng.exponential(1.0 / self.rate, size=len(first_inputs)))
         return self.starts(offered.tolist(), first_inputs)

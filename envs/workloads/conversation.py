@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple
 
 from conserve_gym.errors import ConServeGymError
@@ -26,6 +27,10 @@ class Turn(NamedTuple):
         gap_s: Time between the end of the last turn and this turn's arrival; NaN in a recording
             that does not say.
         gap_kind: What passed in it.
+        sent_s: When it was recorded, in seconds since its conversation's first turn; NaN if nobody
+            knows. Nothing is played by it.
+        not_before_s: In an open loop, when it comes, in the same seconds, unless the last turn ends
+            later; 0 in a closed loop.
     """
 
     input_tokens: int
@@ -33,10 +38,16 @@ class Turn(NamedTuple):
     output_tokens: int
     gap_s: float
     gap_kind: GapKind = "unknown"
+    sent_s: float = math.nan
+    not_before_s: float = 0.0
 
 
 class Conversation(NamedTuple):
-    """A conversation that arrives at ``arrival_s`` and plays its turns in a closed loop."""
+    """A conversation that arrives at ``arrival_s``.
+
+    A turn comes ``gap_s`` after the last one has ended, but not before ``arrival_s`` +
+    ``not_before_s``. So it never comes while the last one runs, in an open loop either.
+    """
 
     arrival_s: float
     turns: tuple[Turn, ...]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from conserve_gym.envs.workloads.conversation import Recording, Turn
+from conserve_gym.envs.workloads.conversation import Recording
 
 
 class Limits(NamedTuple):
@@ -25,17 +26,28 @@ class Limits(NamedTuple):
     max_first_input_tokens: float = math.inf
     max_context_tokens: float = math.inf
 
-    def end_before(self, turn: Turn, index: int) -> bool:
+    def end_before(self, index: int, input_tokens: int, output_tokens: int) -> bool:
         """Return whether a conversation ends before this turn of it, counted from 0."""
         return (
             index >= self.max_turns
-            or turn.input_tokens + turn.output_tokens > self.max_context_tokens
-            or (not index and turn.input_tokens > self.max_first_input_tokens)
+            or input_tokens + output_tokens > self.max_context_tokens
+            or (not index and input_tokens > self.max_first_input_tokens)
         )
 
     def cut(self, recording: Recording) -> Recording:
         """Return the turns that are taken of a recording; none of one that is left out."""
         for index, turn in enumerate(recording.turns):
-            if self.end_before(turn, index):
+            if self.end_before(index, turn.input_tokens, turn.output_tokens):
                 return recording._replace(turns=recording.turns[:index])
         return recording
+
+    def of(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
+        """Yield what is taken of recordings; those beyond the last are not asked for."""
+        taken = 0
+        for recording in recordings:
+            cut = self.cut(recording)
+            if cut.turns:
+                yield cut
+                taken += 1
+                if taken >= self.conversations:
+                    return

@@ -23,7 +23,7 @@ OPTIONS = sorted(
     option
     for group in ("cluster", "workload", "arrivals")
     for option in options(group)
-    if option != "workload=trace"  # it needs a file
+    if option not in ("workload=trace", "arrivals=replay")  # they need a file
 )
 
 

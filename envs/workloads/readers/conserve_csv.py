@@ -3,8 +3,9 @@
 Columns: ``conv_id``; ``turn`` from 0; ``gap_s`` between the last turn's end and this turn's
 arrival, blank if unknown; ``input_tokens`` of the full prompt; ``new_tokens`` of it that need
 prefill while the conversation's own KV cache is resident; ``output_tokens``. A file may also have
-``parent_conv_id``, the conversation that began this one; ``arrival_s``, read on turn 0; and
-``gap_kind``. Other columns are not looked at.
+``parent_conv_id``, the conversation that began this one; ``arrival_s``, read on turn 0;
+``t_s``, when a turn was recorded, on any clock of the conversation; and ``gap_kind``. Other columns
+are not looked at.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from conserve_gym.envs.workloads.readers.source import RowError, Source
 FORMAT = "conserve_csv"
 
 COLUMNS = ("conv_id", "turn", "gap_s", "input_tokens", "new_tokens", "output_tokens")
-OPTIONAL = ("parent_conv_id", "arrival_s", "gap_kind")
+OPTIONAL = ("parent_conv_id", "arrival_s", "gap_kind", "t_s")
 
 _KINDS = {"": "unknown"} | {kind: kind for kind in get_args(GapKind)}
 
@@ -34,9 +35,11 @@ def looks_like(head: list[str]) -> bool:
 class _Open:
     """A conversation whose rows are being read."""
 
-    def __init__(self, line: int, arrival_s: float) -> None:
-        self.line = line
+    __slots__ = ("arrival_s", "began_s", "turns")
+
+    def __init__(self, arrival_s: float, began_s: float) -> None:
         self.arrival_s = arrival_s
+        self.began_s = began_s
         self.turns: list[Turn] = []
 
 
@@ -68,18 +71,18 @@ def read(source: Source, limits: Limits | None = None) -> Iterator[Recording]:
         try:
             if one is None:
                 one = _begun(source, line, cells)
-                if parent := cells[6].strip():
-                    parents[identifier] = line, parent
-            turn = _turn(source, line, cells, one.turns)
+                if cells[6].strip():
+                    parents[identifier] = line, cells[6]
+            lengths = _lengths(source, line, cells, len(one.turns))
+            if limits.end_before(len(one.turns), lengths[0], lengths[2]):
+                closed.add(identifier)
+                continue
+            one.turns.append(_turn(source, line, cells, lengths, one))
         except RowError as error:
             source.skip(error)
             held.pop(identifier, None)
             closed.add(identifier)
             continue
-        if limits.end_before(turn, len(one.turns)):
-            closed.add(identifier)
-            continue
-        one.turns.append(turn)
         held[identifier] = one
         if len(one.turns) >= limits.max_turns:
             closed.add(identifier)
@@ -95,31 +98,50 @@ def read(source: Source, limits: Limits | None = None) -> Iterator[Recording]:
 def _begun(source: Source, line: int, cells: tuple[str, ...]) -> _Open:
     if not cells[0].strip():
         raise source.error(line, "conv_id", cells[0], "blank")
-    arrival = cells[7].strip()
-    return _Open(line, source.number(line, "arrival_s", arrival) if arrival else math.nan)
+    return _Open(
+        _seconds(source, line, "arrival_s", cells[7]), _seconds(source, line, "t_s", cells[9])
+    )
 
 
-def _turn(source: Source, line: int, cells: tuple[str, ...], before: list[Turn]) -> Turn:
-    _, number, gap, input_tokens, new_tokens, output_tokens, _, _, kind = cells
-    if source.integer(line, "turn", number) != len(before):
-        raise source.error(line, "turn", number.strip(), f"expected {len(before)}")
-    gap_kind = _KINDS.get(kind.strip())
-    if gap_kind is None:
-        raise source.error(line, "gap_kind", kind, f"none of {', '.join(get_args(GapKind))}")
-    if not before:
-        gap_s = 0.0
-    elif gap := gap.strip():
-        gap_s = source.number(line, "gap_s", gap)
-    else:
-        gap_s = math.nan
-    return source.turn(
-        line,
-        before[-1] if before else None,
+def _seconds(source: Source, line: int, field: str, cell: str) -> float:
+    cell = cell.strip()
+    return source.number(line, field, cell) if cell else math.nan
+
+
+def _lengths(source: Source, line: int, cells: tuple[str, ...], index: int) -> tuple[int, int, int]:
+    _, turn, _, input_tokens, new_tokens, output_tokens = cells[:6]
+    if source.integer(line, "turn", turn) != index:
+        raise source.error(line, "turn", turn.strip(), f"expected {index}")
+    return (
         source.integer(line, "input_tokens", input_tokens, 1),
         source.integer(line, "new_tokens", new_tokens, 1),
-        source.output(line, output_tokens),
-        gap_s,
+        source.integer(line, "output_tokens", output_tokens),
+    )
+
+
+def _turn(
+    source: Source,
+    line: int,
+    cells: tuple[str, ...],
+    lengths: tuple[int, int, int],
+    one: _Open,
+) -> Turn:
+    input_tokens, new_tokens, output_tokens = lengths
+    kind = cells[8].strip()
+    gap_kind = _KINDS.get(kind)
+    if gap_kind is None:
+        raise source.error(line, "gap_kind", kind, f"none of {', '.join(get_args(GapKind))}")
+    before = one.turns[-1] if one.turns else None
+    sent_s = _seconds(source, line, "t_s", cells[9]) - one.began_s
+    return source.turn(
+        line,
+        before,
+        input_tokens,
+        new_tokens,
+        output_tokens or source.output(line, cells[5]),
+        _seconds(source, line, "gap_s", cells[2]) if before else 0.0,
         cast(GapKind, gap_kind),
+        math.nan if sent_s != sent_s else sent_s,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +12,8 @@ from typing import Any, Protocol
 from pydantic import ConfigDict, ValidationError, validate_call
 
 from conserve_gym.envs.workloads.conversation import Recording, WorkloadError
-from conserve_gym.envs.workloads.readers import conserve_csv
+from conserve_gym.envs.workloads.limits import Limits
+from conserve_gym.envs.workloads.readers import azure, burstgpt, conserve_csv, weka
 from conserve_gym.envs.workloads.readers.source import OnError, Source
 
 _HEAD = 20
@@ -39,6 +42,9 @@ def _by_name(*readers: Reader) -> dict[str, Reader]:
 
 READERS: dict[str, Reader] = _by_name(
     conserve_csv,
+    weka,
+    azure,
+    burstgpt,
 )
 """Each format's module by its name."""
 
@@ -51,7 +57,8 @@ def detect(path: Path) -> str:
     Raises:
         WorkloadError: The file cannot be read, or no format fits, or more than one.
     """
-    head = [line for _, line in islice(Source(path).lines(), _HEAD)]
+    with closing(Source(path).lines()) as lines:
+        head = [line for _, line in islice(lines, _HEAD)]
     names = [name for name, reader in READERS.items() if reader.looks_like(head)]
     if len(names) == 1:
         return names[0]
@@ -67,6 +74,7 @@ def open_recordings(
     on_error: OnError = "stop",
     unknown_gaps: bool = True,
     empty_output_tokens: int | None = None,
+    limits: Limits | None = None,
     **options: Any,
 ) -> tuple[Source, Iterator[Recording]]:
     """Open a file of recordings.
@@ -77,6 +85,7 @@ def open_recordings(
         on_error: Whether a bad row stops the reading, or its conversation is left out and counted.
         unknown_gaps: Whether a turn after the first may have a gap that nobody knows (NaN).
         empty_output_tokens: What an output of 0 tokens counts as; None refuses empty outputs.
+        limits: What is taken; None takes all.
         **options: The format's own.
 
     Returns:
@@ -89,9 +98,16 @@ def open_recordings(
     name = detect(path) if format == "auto" else format
     if name not in READERS:
         raise WorkloadError(f"format={name}: none of auto, {', '.join(READERS)}")
+    limits = limits or Limits()
+    if name == conserve_csv.FORMAT:
+        # Rows beyond its limits are not looked at, and need not be right. Which conversations are
+        # the first is known at the end only if some of them are left out.
+        options["limits"] = (
+            limits._replace(conversations=math.inf) if on_error == "skip" else limits
+        )
     read = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(READERS[name].read)
     try:
-        return source, read(source, **options)
+        return source, limits.of(read(source, **options))
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         option = ".".join(map(str, problem["loc"]))

@@ -7,11 +7,12 @@ import gzip
 import io
 import json
 import math
+import reprlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, BinaryIO, Literal
 
 import zstandard
 
@@ -21,6 +22,7 @@ OnError = Literal["stop", "skip"]
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _EXAMPLES = 5
+_SHOWN = 60
 
 
 class RowError(WorkloadError):
@@ -68,7 +70,7 @@ class Source:
 
     def error(self, line: int, field: str, value: object, why: str) -> RowError:
         """Return the error of a row, for its reader to raise."""
-        return RowError(f"{self.path}, line {line}: {field}={value!r}: {why}")
+        return RowError(f"{self.path}, line {line}: {field}={_short(value)}: {why}")
 
     def skip(self, error: RowError) -> None:
         """Leave a conversation out because of a bad row.
@@ -82,14 +84,14 @@ class Source:
         if len(self.problems) < _EXAMPLES:
             self.problems.append(str(error))
 
-    def lines(self) -> Iterator[tuple[int, str]]:
+    def lines(self) -> Generator[tuple[int, str], None, None]:
         """Yield every line that is not blank, with its number from 1.
 
         Raises:
             WorkloadError: The file cannot be unpacked or is not UTF-8.
         """
         try:
-            with self._open() as file:
+            with self.path.open("rb") as packed, self._unpacked(packed) as file:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
                         yield number, line
@@ -99,15 +101,17 @@ class Source:
     def objects(self) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
         """Yield every line's JSON object, or what is wrong with the line."""
         for number, line in self.lines():
-            try:
-                value = json.loads(line, parse_constant=_refuse)
-            except (ValueError, RecursionError) as error:
-                yield number, self.error(number, "line", line.strip()[:40], f"not JSON ({error})")
-                continue
-            if isinstance(value, dict):
-                yield number, value
-            else:
-                yield number, self.error(number, "line", line.strip()[:40], "not an object")
+            yield number, self.json_object(number, line)
+
+    def json_object(self, line: int, text: str) -> dict[str, Any] | RowError:
+        """Return the JSON object that a text is, or what is wrong with it."""
+        try:
+            value = json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
+            return self.error(line, "line", text.strip()[:_SHOWN], f"not JSON ({error})")
+        if isinstance(value, dict):
+            return value
+        return self.error(line, "line", text.strip()[:_SHOWN], "not an object")
 
     def rows(
         self, columns: Sequence[str], optional: Sequence[str] = ()
@@ -161,6 +165,8 @@ class Source:
         if isinstance(value, str):
             try:
                 number = int(value)
+                if "_" in value:  # 1_000 is a number to Python alone
+                    raise ValueError
             except ValueError:
                 raise self.error(line, field, value.strip(), "not a whole number") from None
         elif isinstance(value, int) and not isinstance(value, bool):
@@ -183,6 +189,8 @@ class Source:
             raise self.error(line, field, value, "not a number")
         try:
             number = float(value)
+            if isinstance(value, str) and "_" in value:
+                raise ValueError
         except (ValueError, OverflowError):
             raise self.error(line, field, value, "not a number") from None
         if not math.isfinite(number) or number < least:
@@ -212,6 +220,7 @@ class Source:
         output_tokens: int,
         gap_s: float,
         gap_kind: GapKind = "unknown",
+        sent_s: float = math.nan,
     ) -> Turn:
         """Return a turn whose lengths fit together.
 
@@ -223,6 +232,7 @@ class Source:
             output_tokens: Output; 0 is refused or counts as what ``output`` says.
             gap_s: Time since the end of the turn before; NaN if unknown.
             gap_kind: What passed in it.
+            sent_s: When it was recorded, in seconds since the first turn; NaN if unknown.
 
         Raises:
             RowError: They do not.
@@ -244,18 +254,24 @@ class Source:
             why = f"a prompt of {input_tokens} tokens after {held} held has "
             why += f"{max(input_tokens - held, 1)} to {input_tokens} new ones"
             raise self.error(line, "new_tokens", new_tokens, why)
-        return Turn(input_tokens, new_tokens, output_tokens, gap_s, gap_kind)
+        return Turn(input_tokens, new_tokens, output_tokens, gap_s, gap_kind, sent_s)
 
-    def _open(self) -> IO[str]:
-        raw = self.path.open("rb")
-        magic = raw.read(4)
-        raw.seek(0)
-        unpacked: Any = raw
+    def _unpacked(self, packed: BinaryIO) -> IO[str]:
+        magic = packed.read(4)
+        packed.seek(0)
+        unpacked: Any = packed
         if magic[:2] == _GZIP or self.path.suffix == ".gz":
-            unpacked = gzip.GzipFile(fileobj=raw)
+            unpacked = gzip.GzipFile(fileobj=packed)
         elif magic == _ZSTD:
-            unpacked = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+            unpacked = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
         return io.TextIOWrapper(unpacked, encoding="utf-8-sig", newline="")
+
+
+def _short(value: object) -> str:
+    short = reprlib.Repr()
+    short.maxlevel = 1
+    short.maxstring = short.maxother = short.maxlong = _SHOWN
+    return short.repr(value)
 
 
 def _refuse(constant: str) -> float:

@@ -1,0 +1,211 @@
+"""Files broken at random: each gives conversations that can be, or one error in one line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conserve_gym.envs.workloads.conversation import GapKind, Recording, WorkloadError
+from conserve_gym.envs.workloads.readers.registry import READERS, detect, open_recordings
+from conserve_gym.envs.workloads.readers.source import Source
+
+TRACES = Path(__file__).resolve().parents[4].parent / "shared/traces"
+
+
+class Case(NamedTuple):
+    """A file that a reader reads, and how many turns a line of it has by a plain count."""
+
+    format: str
+    lines: list[str]
+    turns: Callable[[str], int]
+
+
+def head(name: str, lines: int, root: str = "") -> list[str]:
+    """Return the head of a file and the first rows after it, of one root only."""
+    path = TRACES / name
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    text = gzip.decompress(content) if name.endswith(".gz") else content
+    rows = text.decode().splitlines()
+    return [rows[0], *[one for one in rows[1:] if one.startswith(root)][: lines - 1]]
+
+
+def session(name: str, *agents: str) -> str:
+    """Return a small session with some sub-agents."""
+    sent = {"model": "m", "api_time": 1.5, "think_time": 2.0, "stop": "", "input_types": ["text"]}
+    requests: list[dict[str, object]] = [
+        {"t": 0.0, "type": "n", "in": 130, "out": 20, "hash_ids": [1, 2], **sent},
+        {"t": 9, "type": "s", "in": 200, "out": 3, "hash_ids": [1, 2, 3], **sent},
+    ]
+    entries: list[dict[str, object]] = [
+        {"type": "subagent", "t": 3, "agent_id": agent, "requests": requests[:1]}
+        for agent in agents
+    ]
+    return json.dumps({"id": name, "block_size": 64, "requests": requests + entries})
+
+
+def requests(line: str) -> int:
+    """Return how many requests a session has, those of its sub-agents among them."""
+
+    def count(entry: dict[str, object]) -> int:
+        found = entry["requests"]
+        assert isinstance(found, list)
+        return sum(count(one) if one["type"] == "subagent" else 1 for one in found)
+
+    return count(json.loads(line))
+
+
+def row(line: str) -> int:
+    return int(not line.lstrip("\ufeff").lower().startswith(("conv_id", "timestamp", "arrival_s")))
+
+
+BURSTGPT = [
+    "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type",
+    "100,a,10,GPT-4,50,20,70,Conversation log",
+    "105.0,b,3,ChatGPT,30,5,35,API log",
+    "107,,1,ChatGPT,60,1,61,API log",
+    "112,a,,GPT-4,75,2,77,Conversation log",
+    "200,a,5,GPT-4,60,10,70,Conversation log",
+]
+CASES = {
+    "coding": Case("conserve_csv", head("weka_claude_code.csv.gz", 14, "trace_0003"), row),
+    "chat": Case("conserve_csv", head("mooncake_conversation_rebuilt.csv.gz", 8), row),
+    "weka file": Case("weka", head("format_samples/weka_trace_0026.json", 1), requests),
+    "weka lines": Case("weka", [session("a", "x", "y"), session("b"), session("c", "x")], requests),
+    "azure": Case("azure", head("format_samples/azure_2023_conv_head100.csv", 8), row),
+    "azure seconds": Case("azure", head("azure2023_code_singleturn.csv.gz", 8), row),
+    "burstgpt": Case("burstgpt", head("format_samples/burstgpt_v2_head.csv", 5), row),
+    "burstgpt sessions": Case("burstgpt", BURSTGPT, row),
+}
+ODD = [
+    b"-1", b"0", b"1", b"0.5", b"1e400", b"-1e-3", b"NaN", b"inf", b"1e15", b"9" * 30, b"9" * 5000,
+    b'"x"', b'"', b"x", b"", b" ", b"null", b"true", b"[]", b"{}", b"[" * 2000, b",", b"\xff",
+    b"\x00", b"\r", b"\n", b"1_0", b"2023-02-30 00:00:00", b"0001-01-01 00:00:00+23:59",
+]  # fmt: skip
+WHATS = ["flip", "cut", "drop", "double", "move", "swap", "replace"]
+TOKEN = re.compile(rb'"[^"]*"|[^,:{}\[\]"]+|[,:{}\[\]]')
+
+
+@st.composite
+def mutated(draw: st.DrawFn, lines: list[str]) -> bytes:
+    rows = [line.encode() for line in lines]
+    for _ in range(draw(st.integers(1, 4))):
+        if not rows:
+            break
+        at = draw(st.integers(0, len(rows) - 1))
+        row = rows[at]
+        tokens = [match.span() for match in TOKEN.finditer(row)]
+        what = draw(st.sampled_from(WHATS))
+        if what == "flip" and row:
+            place = draw(st.integers(0, len(row) - 1))
+            rows[at] = row[:place] + bytes([draw(st.integers(0, 255))]) + row[place + 1 :]
+        elif what == "cut":
+            rows[at] = row[: draw(st.integers(0, len(row)))]
+        elif what == "drop":
+            del rows[at]
+        elif what == "double":
+            rows.insert(draw(st.integers(0, len(rows))), row)
+        elif what == "move":
+            rows.insert(draw(st.integers(0, len(rows) - 1)), rows.pop(at))
+        elif what == "swap" and len(tokens) > 1:
+            first, second = sorted(draw(st.sampled_from(tokens)) for _ in range(2))
+            if first != second:
+                (a, b), (c, d) = first, second
+                rows[at] = row[:a] + row[c:d] + row[b:c] + row[a:b] + row[d:]
+        elif what == "replace" and tokens:
+            a, b = draw(st.sampled_from(tokens))
+            rows[at] = row[:a] + draw(st.sampled_from(ODD)) + row[b:]
+    end = draw(st.sampled_from([b"\n", b"\r\n"]))
+    return end.join(rows) + draw(st.sampled_from([b"", end]))
+
+
+def check(case: Case, data: bytes) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        path = Path(file.name)
+        start = time.perf_counter()
+        source = Source(path)
+        stopped = attempt(lambda: list(READERS[case.format].read(source)))
+        skipping = Source(path, "skip")
+        skipped = attempt(lambda: list(READERS[case.format].read(skipping)))
+        attempt(lambda: list(open_recordings(path, detect(path), empty_output_tokens=1)[1]))
+        assert time.perf_counter() - start < 5.0
+        if stopped is not None:
+            assert skipping.skipped == 0
+            assert repr(skipped) == repr(stopped)
+            with path.open(encoding="utf-8-sig", newline="") as plain:
+                expected = sum(case.turns(line) for line in plain if line.strip())
+            assert sum(len(one.turns) for one in stopped) == expected
+        elif skipped is not None:
+            assert skipping.skipped > 0
+
+
+def attempt(read: Callable[[], list[Recording]]) -> list[Recording] | None:
+    try:
+        recordings = read()
+    except WorkloadError as error:
+        assert len(str(error).splitlines()) == 1
+        assert len(str(error)) < 1000
+        return None
+    names = [one.identifier for one in recordings]
+    assert len(set(names)) == len(names)
+    for one in recordings:
+        assert one.turns
+        assert math.isnan(one.arrival_s) or 0.0 <= one.arrival_s < math.inf
+        held = 0
+        for turn in one.turns:
+            assert max(turn.input_tokens - held, 1) <= turn.new_tokens <= turn.input_tokens
+            assert turn.output_tokens >= 1
+            assert math.isnan(turn.gap_s) or 0.0 <= turn.gap_s < math.inf
+            assert turn.gap_kind in get_args(GapKind)
+            held = turn.input_tokens + turn.output_tokens
+    return recordings
+
+
+def fuzz(name: str, examples: int) -> None:
+    case = CASES[name]
+    if not case.lines:
+        pytest.skip("needs shared/traces beside the checkout")
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(mutated(case.lines))
+    def run(data: bytes) -> None:
+        check(case, data)
+
+    run()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_unbroken_file_is_read(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    if not case.lines:
+        pytest.skip("needs shared/traces beside the checkout")
+    path = tmp_path / "file"
+    path.write_text("\n".join(case.lines))
+    check(case, path.read_bytes())
+    assert detect(path) == case.format
+    assert list(open_recordings(path)[1])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_broken_file_gives_conversations_or_an_error(name: str) -> None:
+    fuzz(name, 200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_ten_thousand_broken_files_give_conversations_or_an_error(name: str) -> None:
+    fuzz(name, 10_000)
