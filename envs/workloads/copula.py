@@ -115,7 +115,8 @@ class CopulaWorkload:
         conversations: Conversations in an episode.
         max_turns: Longer conversations are cut; None cuts none.
         levels: Probabilities of the tables' columns, from 0 to 1.
-        turns: Quantiles of the number of turns.
+        turns: Numbers of turns that occur, rising.
+        turns_up_to: Share of conversations with at most so many turns, one each.
         first_input_tokens: Quantiles of the first prompt.
         from_turn: First turn, from 0, of each row of outputs. Rows of what only later turns have
             begin at the second of them.
@@ -139,7 +140,8 @@ class CopulaWorkload:
         conversations: PositiveInt,
         max_turns: PositiveInt | None,
         levels: Figures,
-        turns: Figures,
+        turns: Sequence[PositiveInt],
+        turns_up_to: Sequence[Share],
         first_input_tokens: Figures,
         from_turn: Sequence[int],
         output_tokens: Sequence[Figures],
@@ -158,8 +160,14 @@ class CopulaWorkload:
         ends = self._levels[[0, -1]].tolist() if self._levels.size else []
         if ends != [0.0, 1.0] or not (np.diff(self._levels) > 0.0).all():
             raise WorkloadError("workload.levels must rise from 0 to 1")
-        self._turns = self._table("turns", [turns], least=1.0)
-        longest = int(np.rint(self._turns[0, -1]))
+        self._turns = np.asarray(turns)
+        self._turns_up_to = np.asarray(turns_up_to, dtype=np.float64)
+        shares_fit = self._turns.size and self._turns.shape == self._turns_up_to.shape
+        if not shares_fit or (np.diff(self._turns) <= 0).any():
+            raise WorkloadError("workload.turns must rise, with a share in turns_up_to for each")
+        if self._turns_up_to[-1] != 1.0 or (np.diff(self._turns_up_to) < 0.0).any():
+            raise WorkloadError("workload.turns_up_to must not fall, and end at 1")
+        longest = int(self._turns[-1])
         self._max_turns = longest if max_turns is None else min(max_turns, longest)
         self._first_input = self._table("first_input_tokens", [first_input_tokens], least=1.0)
         later = len(from_turn) - 1
@@ -203,14 +211,14 @@ class CopulaWorkload:
         normal = rng.standard_normal((self._conversations, len(LATENTS)))
         uniform = ndtr((normal @ self._mixing.T)[:, : -len(SERIES)])
         first = np.rint(np.interp(uniform[:, 0], self._levels, self._first_input[0]))
-        counts = np.rint(np.interp(uniform[:, 1], self._levels, self._turns[0]))
+        counts = self._turns[np.searchsorted(self._turns_up_to, uniform[:, 1])]
         counts = np.minimum(counts, self._max_turns)
         if self._peak is None:
             peaks = np.full(self._conversations, math.inf)
         else:
             peaks = np.interp(uniform[:, 2], self._levels, self._peak[0])
         each = zip(normal, first.tolist(), counts.tolist(), peaks.tolist(), strict=True)
-        return [self._conversation(rng, z, int(f), int(n), peak) for z, f, n, peak in each]
+        return [self._conversation(rng, z, int(f), n, peak) for z, f, n, peak in each]
 
     def _conversation(
         self, rng: np.random.Generator, normal: Array, first: int, count: int, peak: float

@@ -17,12 +17,18 @@ from conserve_gym.files import whole
 Array: TypeAlias = np.ndarray
 
 LEVELS = np.array(
-    [0.0, 0.001, 0.005, 0.01, *np.arange(1, 48) / 50.0, 0.95, 0.96, 0.97]
-    + [*np.arange(392, 400) / 400.0, 0.999, 1.0]
+    [
+        *(0.0, 0.001, 0.005, 0.01),
+        *(np.arange(1, 48) / 50.0),
+        *(0.95, 0.96, 0.97),
+        *(np.arange(392, 400) / 400.0),
+        *(0.999, 1.0),
+    ]
 )
 """Probabilities of the tables' columns: denser where lengths and gaps have their long tails."""
 
 _LEAST = 100  # turns in a row of a table, and gaps in a row of a kind
+_COUNTS = 256  # numbers of turns that are told apart
 _ROUNDS = 8
 _TABLE_ROUNDS = 3  # more, in which correlations and persistence stay
 _STEP = 0.7  # of the difference that a round takes away
@@ -218,6 +224,10 @@ class _Fit:
             }
             for i, kind in enumerate(recorded.kinds)
         }
+        turns = np.unique(recorded.turns)
+        if turns.size > _COUNTS:
+            levels = np.arange(1, _COUNTS + 1) / _COUNTS
+            turns = np.unique(np.quantile(recorded.turns, levels, method="inverted_cdf"))
         correlations = {
             one: {LATENTS[j]: round(float(self._matrix[i, j]), 3) for j in range(i)}
             for i, one in enumerate(LATENTS)
@@ -228,7 +238,8 @@ class _Fit:
             "conversations": self._episode,
             "max_turns": None,
             "levels": LEVELS.round(4).tolist(),
-            "turns": _rounded(_quantiles(recorded.turns, LEVELS)),
+            "turns": turns.astype(int).tolist(),
+            "turns_up_to": [round(float((recorded.turns <= n).mean()), 5) for n in turns],
             "first_input_tokens": _rounded(_quantiles(recorded.first_input, LEVELS)),
             "peak_tokens": _rounded(_quantiles(recorded.peak, LEVELS)) if self._peaks else None,
             "from_turn": self._from_turn,
