@@ -298,12 +298,14 @@ class CopulaWorkload:
 
     def _read(self, table: Array, rows: Array | None, scores: Array) -> Array:
         """Return the values at scores; ``rows`` says in which row of the table, None in the one."""
+        values: Array
         if rows is None:
-            return np.interp(scores, self._levels, table[0])
+            values = np.interp(scores, self._levels, table[0])
+            return values
         right = np.clip(np.searchsorted(self._levels, scores), 1, self._levels.size - 1)
         low, high = self._levels[right - 1], self._levels[right]
         part = (scores - low) / (high - low)
-        values: Array = (1.0 - part) * table[rows, right - 1] + part * table[rows, right]
+        values = (1.0 - part) * table[rows, right - 1] + part * table[rows, right]
         return values
 
     def _table(

@@ -156,12 +156,13 @@ class _Fit:
         used = (recorded.kind == kind) & ~np.isnan(recorded.gap_s) & ~recorded.rewrites
         if row >= 0:
             used &= self._row == row
-        return recorded.gap_s[used]
+        gaps: Array = recorded.gap_s[used]
+        return gaps
 
     def improve(self, rng: np.random.Generator, tables_only: bool) -> None:
         """Draw, compare, and correct tables, correlations and persistence."""
-        wanted = _TABLE_TURNS if tables_only else _DRAWN_TURNS
-        count = int(np.ceil(wanted / self._recorded.turns.mean()))
+        turns = _TABLE_TURNS if tables_only else _DRAWN_TURNS
+        count = int(np.ceil(turns / self._recorded.turns.mean()))
         figures = self.figures() | {"conversations": count}
         scored = CopulaWorkload(**figures).draw_scored(rng)
         drawn = Samples.of((turns for turns, _ in scored), self._recorded.kinds)

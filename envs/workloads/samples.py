@@ -63,7 +63,9 @@ class Samples:
         Raises:
             WorkloadError: There are no conversations.
         """
-        first, counts, peaks, outputs, places = [], [], [], [], []
+        first, counts, peaks = [], [], []
+        outputs: list[int] = []
+        places: list[int] = []
         later: list[tuple[float, ...]] = []
         names: list[GapKind] = []
         for number, turns in enumerate(conversations):
@@ -82,19 +84,18 @@ class Samples:
         if kinds is None:
             kinds = tuple(sorted(set(names), key=lambda name: (-names.count(name), name)))
         columns = np.array(later, dtype=np.float64).reshape(-1, 6).T
-        conversation, turn, new, held, kept, gap = columns
         return cls(
             np.array(counts, dtype=np.float64),
             np.array(first, dtype=np.float64),
             np.array(peaks, dtype=np.float64),
             np.array(outputs, dtype=np.float64),
             np.array(places),
-            conversation.astype(int),
-            turn.astype(int),
-            new,
-            held,
-            kept,
-            gap,
+            columns[0].astype(int),
+            columns[1].astype(int),
+            columns[2],
+            columns[3],
+            columns[4],
+            columns[5],
             np.array([kinds.index(name) for name in names], dtype=int),
             kinds,
         )
