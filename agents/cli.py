@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, track
 
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.policy import Policy
@@ -175,8 +175,9 @@ def reproduce(config: DictConfig) -> None:
     workload, caveats = scenario.workload.name, "; ".join(scenario.cluster.caveats)
     _folder(str(spec.output))
     console = Console()
-    settings = OmegaConf.masked_copy(config, ["workload", "redraw", "scenarios"])
-    results = campaign.run(spec, OmegaConf.to_container(settings, resolve=True), console)
+    settings = {key: str(config[key]) for key in ("workload", "redraw")}
+    settings |= {f"scenarios.{name}": str(one) for name, one in config.scenarios.items()}
+    results = campaign.run(spec, settings, console)
     values = Values(results)
     written = table.write(spec.output, table.table(table.frame(results)))
     written += pictures.write(spec, values, workload)
@@ -185,6 +186,65 @@ def reproduce(config: DictConfig) -> None:
     console.print(report.verdict(spec, values))
     for path in written:
         console.print(str(path), soft_wrap=True)
+
+
+@hydra.main(config_name="fetch_traces", **CONFIG)
+@_command
+def fetch_traces(config: DictConfig) -> None:
+    """Fetch public recordings into a folder, or show which there are."""
+    from conserve_gym.envs.configuration import ConfigurationError, validated
+    from conserve_gym.envs.workloads.fetch import SUMS, Original, fetch
+
+    originals = validated(dict[str, Original], config.originals, "originals")
+    console = Console()
+    if not isinstance(config.convert, bool):
+        raise ConfigurationError(f"convert={config.convert!r} must be true or false")
+    if config.names is None:
+        for name, one in originals.items():
+            console.print(f"{name}: {one.says}; {one.licence}\n  {one.address}", soft_wrap=True)
+        console.print("names=[...] fetches them, names=all every one")
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    for name in _original_names(config.names, list(originals)):
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task(name, total=None)
+            show = functools.partial(_show_progress, progress, task)
+            fetched = fetch(originals[name], Path(str(config.output)).expanduser(), show)
+        says = "fetched" if fetched.came else "already here"
+        says += ", verified" if fetched.verified else f", its SHA-256 now written down in {SUMS}"
+        console.print(f"{name}: {says}\n{fetched.path}", soft_wrap=True)
+        if config.convert:
+            _convert(fetched.path, console)
+
+
+def _convert(path: Path, console: Console) -> None:
+    """Write a recording as our own csv beside it."""
+    from conserve_gym.envs.workloads.convert import convert
+    from conserve_gym.envs.workloads.readers.registry import open_recordings
+
+    target = path.with_name(f"{path.name.partition('.')[0]}.conserve.csv.gz")
+    source, recordings = open_recordings(path, on_error="skip")
+    written = convert(recordings, target)
+    says = f"{written.conversations:,} conversations, {written.turns:,} turns"
+    if source.skipped:
+        says += f"; {source.skipped:,} with bad rows left out: {source.problems[0]}"
+    console.print(f"{target}: {says}", soft_wrap=True)
+
+
+def _show_progress(progress: Progress, task: TaskID, here: int, total: int | None) -> None:
+    progress.update(task, completed=here, total=total)
+
+
+def _original_names(value: object, known: list[str]) -> list[str]:
+    from conserve_gym.envs.configuration import ConfigurationError
+
+    if value == "all":
+        return known
+    names = [str(name) for name in value] if isinstance(value, ListConfig) else [str(value)]
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(f"names={name} is none of all, {', '.join(known)}")
+    return names
 
 
 @hydra.main(config_name="workload_tool", **CONFIG)

@@ -54,9 +54,10 @@ def play(spec: ClusterSpec, arm: Arm, drawn: Draw, misrouted_share: float) -> di
     policy.reset(drawn.drawn_by)
     stitched = arm.run in (Run.DECODERS, Run.FREE_PREFILL)
     recorded = prefills(spec, drawn) if stitched else None
-    cluster, timeline, detours, prefiller = _cluster(
-        spec, arm, policy, drawn, recorded, misrouted_share
-    )
+    detours = None
+    if arm.overcounts is not None and recorded is not None:
+        detours = _detours(drawn, recorded, misrouted_share, overcounts=arm.overcounts)
+    cluster, timeline = _cluster(spec, arm, policy, drawn, recorded, detours)
     while cluster.advance():
         cluster.place(policy.decide(cluster.observe()))
 
@@ -64,8 +65,8 @@ def play(spec: ClusterSpec, arm: Arm, drawn: Draw, misrouted_share: float) -> di
     standalone = [lone.latencies(with_joined_texts(turns, 1)) for turns in drawn.turns]
     records = sorted(RecordReader().read(cluster.ledger), key=lambda record: record.conversation)
     before = np.array(recorded.seconds if recorded else [0.0] * len(records))
-    if prefiller is not None:
-        before += prefiller.delays_s()
+    if detours is not None:
+        before += detours.delays_s()
     placed = np.array([record.placed_s for record in records]) - before
     first = np.array([record.first_token_s for record in records])
     ended = np.array([record.ended_s for record in records])
@@ -88,43 +89,40 @@ def play(spec: ClusterSpec, arm: Arm, drawn: Draw, misrouted_share: float) -> di
     }
 
 
+def _detours(
+    drawn: Draw, recorded: Prefills, misrouted_share: float, *, overcounts: bool
+) -> Detours:
+    return Detours(
+        misrouted(drawn, misrouted_share),
+        VirtualPrefiller(drawn.offered_s, recorded.left_s(drawn)),
+        OVERCOUNTED_TOKENS if overcounts else 0,
+    )
+
+
 def _cluster(
     spec: ClusterSpec,
     arm: Arm,
     policy: Policy,
     drawn: Draw,
     recorded: Prefills | None,
-    misrouted_share: float,
-) -> tuple[Cluster, Timeline, Detours | None, VirtualPrefiller | None]:
-    """Return the cluster that the artifact runs, and what comes with it."""
-    door = ProxyDoor if arm.run is Run.PROXIED else PollingDoor
-    # The first turn's output comes back with its prompt where the decoders run alone.
-    first_joined = 1 if recorded is None else 2
-    turns = [with_joined_texts(turns, first_joined) for turns in drawn.turns]
-    if recorded is None:
-        conversations = [
-            Conversation(time, played) for time, played in zip(drawn.starts_s, turns, strict=True)
-        ]
-        timeline = Timeline(spec.deployed(policy.deployment))
-        cluster = ArtifactCluster(spec, policy.deployment, conversations, timeline, door, None)
-        return cluster, timeline, None, None
-    replayed = _decoders_alone(spec, all_engines=arm.run is Run.FREE_PREFILL)
-    timeline = Timeline(replayed.deployed(policy.deployment))
-    left = [start + s for start, s in zip(drawn.starts_s, recorded.seconds, strict=True)]
+    detours: Detours | None,
+) -> tuple[ArtifactCluster, Timeline]:
+    """Return the cluster that the artifact runs, and where it writes what ran when."""
+    times: Sequence[float] = drawn.starts_s
+    first_joined = 1
+    if recorded is not None:
+        spec = _decoders_alone(spec, all_engines=arm.run is Run.FREE_PREFILL)
+        left_s = recorded.left_s(drawn)
+        times = [time - left_s[0] for time in left_s]
+        first_joined = 2  # the first turn's output comes back with its prompt, as tokens
     conversations = [
-        Conversation(time - left[0], played) for time, played in zip(left, turns, strict=True)
+        Conversation(time, with_joined_texts(turns, first_joined))
+        for time, turns in zip(times, drawn.turns, strict=True)
     ]
-    if arm.overcounts is None:
-        cluster = ArtifactCluster(replayed, policy.deployment, conversations, timeline, door, None)
-        return cluster, timeline, None, None
-    prefiller = VirtualPrefiller(drawn.offered_s, left)
-    detours = Detours(
-        misrouted(drawn, misrouted_share),
-        prefiller,
-        OVERCOUNTED_TOKENS if arm.overcounts else 0,
-    )
-    cluster = ArtifactCluster(replayed, policy.deployment, conversations, timeline, door, detours)
-    return cluster, timeline, detours, prefiller
+    timeline = Timeline(spec.deployed(policy.deployment))
+    door = ProxyDoor if arm.run is Run.PROXIED else PollingDoor
+    cluster = ArtifactCluster(spec, policy.deployment, conversations, timeline, door, detours)
+    return cluster, timeline
 
 
 def _joules(

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
+import threading
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from rich.progress import (
 )
 
 from conserve_gym.agents.provenance import git_revision, write_json
-from conserve_gym.agents.reproduction.cells import Cell, cells, play
+from conserve_gym.agents.reproduction.cells import Cell, cells, check, play
 from conserve_gym.agents.reproduction.spec import ReproductionSpec
 from conserve_gym.envs.configuration import ConfigurationError
 
@@ -30,7 +34,7 @@ RESULTS, SETTINGS = "cells.jsonl", "settings.json"
 Results = dict[Cell, dict[str, float]]
 
 
-def run(spec: ReproductionSpec, settings: Any, console: Console) -> Results:
+def run(spec: ReproductionSpec, settings: Mapping[str, Any], console: Console) -> Results:
     """Play all cells that the output folder does not have yet.
 
     Args:
@@ -41,6 +45,7 @@ def run(spec: ReproductionSpec, settings: Any, console: Console) -> Results:
     Raises:
         ConfigurationError: The folder holds results of other settings or of another revision.
     """
+    check(spec)
     _claim(spec.output, settings)
     path = spec.output / RESULTS
     asked = list(dict.fromkeys(cells(spec)))
@@ -51,19 +56,18 @@ def run(spec: ReproductionSpec, settings: Any, console: Console) -> Results:
     return {cell: results[cell] for cell in asked}
 
 
-def _claim(folder: Path, settings: Any) -> None:
+def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     now = {**settings, "revision": git_revision()}
     path = folder / SETTINGS
-    if path.exists():
-        found = json.loads(path.read_text("utf-8"))
-        differing = sorted(k for k in now.keys() | found.keys() if now.get(k) != found.get(k))
-        if differing:
-            raise ConfigurationError(
-                f"output={folder} holds results with another {', '.join(differing)}; "
-                "choose another folder"
-            )
-    write_json(path, now)
+    found = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    differing = sorted(key for key in now.keys() & found.keys() if now[key] != found[key])
+    if differing:
+        raise ConfigurationError(
+            f"output={folder} holds results with another {', '.join(differing)}; "
+            "choose another folder"
+        )
+    write_json(path, found | now)
 
 
 def _load(path: Path) -> Results:
@@ -91,7 +95,9 @@ def _play(
         transient=True,
     )
     workers = min(spec.workers or os.cpu_count() or 1, len(missing))
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent
+    )
     with path.open("a", encoding="utf-8") as file, progress:
         task = progress.add_task("playing", total=len(missing))
         try:
@@ -104,3 +110,20 @@ def _play(
                 progress.advance(task)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Let a worker end when its parent does, and not by itself.
+
+    A parent that was killed cannot tell it; and Ctrl-C, which goes to both, could end it while it
+    holds a lock that its parent waits for.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)

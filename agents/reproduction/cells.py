@@ -28,7 +28,7 @@ COMPARED: dict[Clock, tuple[str, ...]] = {
 """Arms whose winner is looked for where a constant is scaled: the paper's, and those that do not
 see the future. Full Disagg is left out: it is behind by a factor of ten."""
 
-_BEYOND = (
+BEYOND = (
     "colocate_oracle",
     "colocate",
     "full_disagg",
@@ -36,6 +36,7 @@ _BEYOND = (
     "conserve_oracle",
     "conserve",
 )
+"""Arms that are played beyond the paper's settings."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def cells(spec: ReproductionSpec) -> Iterator[Cell]:
     for share in spec.misrouted_shares:
         for seed in spec.seeds:
             yield Cell("shares", f"{share:g}", "ampd", "artifact", SATURATION, seed)
-    for name, scenario in spec.scenarios.items():
-        for arm in _BEYOND:
+    for name, scenario in spec.played_scenarios.items():
+        for arm in BEYOND:
             for rate in scenario.rates:
                 for seed in spec.seeds[: spec.scenario_seeds]:
                     yield Cell("scenarios", name, arm, "user", rate, seed)
@@ -133,17 +134,19 @@ def _scenario(spec: ReproductionSpec, cell: Cell) -> Scenario:
     if cell.part != "scenarios":
         caps = cell.variant if cell.part == "paper" else UNCAPPED
         return _loaded(_paper_overrides(spec.workload, caps))
-    beyond = spec.scenarios[cell.variant]
+    return _loaded(_overrides_beyond(spec, cell.variant))
+
+
+def _overrides_beyond(spec: ReproductionSpec, name: str) -> tuple[str, ...]:
+    beyond = spec.scenarios[name]
     workload = _paper_workload(spec.workload)
     if beyond.workload is not None:
         workload = (f"workload={beyond.workload}",)
-    return _loaded(
-        (
-            f"cluster={beyond.cluster}",
-            f"arrivals={beyond.arrivals}",
-            *workload,
-            *beyond.changes,
-        )
+    return (
+        f"cluster={beyond.cluster}",
+        f"arrivals={beyond.arrivals}",
+        *workload,
+        *beyond.changes,
     )
 
 
@@ -163,6 +166,19 @@ def _paper_workload(workload: WorkloadSpec) -> tuple[str, ...]:
 @lru_cache(maxsize=64)
 def _loaded(overrides: tuple[str, ...]) -> Scenario:
     return load_scenario(overrides)
+
+
+def check(spec: ReproductionSpec) -> None:
+    """Check, before anything is played, that every setting can be built.
+
+    Raises:
+        ConfigurationError: A key or value is not right.
+        WorkloadError: A workload cannot be read.
+    """
+    for caps in spec.caps:
+        _loaded(_paper_overrides(spec.workload, caps))
+    for name in spec.played_scenarios:
+        _loaded(_overrides_beyond(spec, name))
 
 
 def paper_scenario(workload: WorkloadSpec) -> Scenario:

@@ -145,6 +145,10 @@ class Detours:
         self._overcounted_tokens = overcounted_tokens
         self.seconds = 0.0
 
+    def delays_s(self) -> list[float]:
+        """Return by how much misrouted turns have put each first prompt off."""
+        return self._prefiller.delays_s()
+
     def pause_s(self, now: float, place: int, conversation: Conversation, turn: int) -> float:
         """Return how long a turn waits before it reaches its decoder."""
         if (place, turn) not in self._turns:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from conserve_gym.agents.reproduction.arms import ARMS
-from conserve_gym.agents.reproduction.cells import COMPARED, scaled_setting
+from conserve_gym.agents.reproduction.cells import BEYOND, COMPARED, scaled_setting
 from conserve_gym.agents.reproduction.published import PAPER, SHARES
 from conserve_gym.agents.reproduction.recording import SATURATION
 from conserve_gym.agents.reproduction.spec import UNCAPPED, ReproductionSpec
@@ -22,15 +22,7 @@ from conserve_gym.files import whole
 from conserve_gym.metrics import SLO_FACTOR, Clock
 
 PAPER_ARMS = tuple(name for name, arm in ARMS.items() if arm.in_paper)
-_USER_ARMS = (
-    "colocate_oracle",
-    "colocate",
-    "full_disagg",
-    "ampd_played",
-    "conserve_oracle",
-    "conserve",
-    "conserve_oracle_4",
-)
+_USER_ARMS = tuple(name for name, arm in ARMS.items() if arm.own_run)
 _LATENCIES = {"ttfet": "TTFET", "tbt": "last-turn TBT", "e2e": "E2E"}
 _STATISTICS = {"gmean": "gmean, ×", "p95": "p95, ×", "slo_violation_pct": "over SLO, %"}
 _CLOCKS = {"artifact": "the artifact's clock", "user": "the user's clock"}
@@ -46,7 +38,7 @@ def write(spec: ReproductionSpec, values: Values, workload: str) -> list[Path]:
         pictures["energy"] = energy_bars(spec, values, workload)
     if spec.misrouted_shares:
         pictures["shares"] = shares(spec, values, workload)
-    if spec.scenarios:
+    if spec.played_scenarios:
         pictures["scenarios"] = scenarios(spec, values)
     if spec.sensitivity.constants and spec.sensitivity.factors:
         pictures["sensitivity"] = sensitivity(spec, values, workload)
@@ -175,7 +167,11 @@ def shares(spec: ReproductionSpec, values: Values, workload: str) -> Figure:
         percent = [100.0 * share for share in asked]
         axes.plot(percent, [one.mean for one in points], "o-", color=ARMS["ampd"].color)
         axes.fill_between(
-            percent, [one.low for one in points], [one.high for one in points], alpha=0.2
+            percent,
+            [one.low for one in points],
+            [one.high for one in points],
+            color=ARMS["ampd"].color,
+            alpha=0.2,
         )
         published = {100 * s: p.value for (s, name), p in SHARES.items() if name == metric}
         axes.plot(list(published), list(published.values()), "kx", markersize=8, markeredgewidth=2)
@@ -192,23 +188,22 @@ def shares(spec: ReproductionSpec, values: Values, workload: str) -> Figure:
 def scenarios(spec: ReproductionSpec, values: Values) -> Figure:
     """Draw SLO attainment over the rate, a panel a scenario."""
     columns = 4
-    rows = -(-len(spec.scenarios) // columns)
+    rows = -(-len(spec.played_scenarios) // columns)
     picture = Figure(figsize=(13, 2.9 * rows), layout="constrained")
     grid = picture.subplots(rows, columns, sharey=True, squeeze=False)
-    arms = [arm for arm in _USER_ARMS if arm != "conserve_oracle_4"]
-    for axes, (name, scenario) in zip(grid.flat, spec.scenarios.items(), strict=False):
-        for arm in arms:
+    for axes, (name, scenario) in zip(grid.flat, spec.played_scenarios.items(), strict=False):
+        for arm in BEYOND:
             settings = [Setting(rate, "user", name, "scenarios") for rate in scenario.rates]
             _curve(axes, values, arm, "slo_attainment_pct", settings)
         axes.set_title(scenario.says, fontsize="small")
         axes.set(xlabel="conversations/s", ylim=(-3, 103))
         axes.grid(alpha=0.3)
-    for axes in list(grid.flat)[len(spec.scenarios) :]:
+    for axes in list(grid.flat)[len(spec.played_scenarios) :]:
         axes.set_axis_off()
     picture.supylabel("SLO attainment, %")
     count = len(spec.seeds[: spec.scenario_seeds])
     picture.suptitle(f"Beyond the paper, {_CLOCKS['user']}; {count} seeds", fontsize="medium")
-    _legend(picture, arms)
+    _legend(picture, BEYOND)
     return picture
 
 

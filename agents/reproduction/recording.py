@@ -100,6 +100,10 @@ class Prefills:
     busy_s: float
     idle_w: float
 
+    def left_s(self, drawn: Draw) -> list[float]:
+        """Return when a decoder had the KV of each prompt."""
+        return [start + s for start, s in zip(drawn.starts_s, self.seconds, strict=True)]
+
 
 def prefills(spec: ClusterSpec, drawn: Draw) -> Prefills:
     """Play the first prompts through a cluster's prefill engine, the first of its engines."""

@@ -114,7 +114,7 @@ def _lines(
         yield from _shares(spec, values)
     if spec.sensitivity.constants and spec.sensitivity.factors:
         yield from _sensitivity(spec, values)
-    if spec.scenarios:
+    if spec.played_scenarios:
         yield from _scenarios(spec, values)
 
 
@@ -122,7 +122,7 @@ def _turned(spec: ReproductionSpec, values: Values) -> Iterator[str]:
     """Who is ahead at saturation on the user's clock, by reservation, P:D ratio and KV budget."""
     settings = {_PAPERS: Setting(max(spec.rates), "user")} | {
         scenario.says: Setting(max(scenario.rates), "user", name, "scenarios")
-        for name, scenario in spec.scenarios.items()
+        for name, scenario in spec.played_scenarios.items()
     }
     yield "On the user's clock, each setting at its highest rate:"
     yield ""
@@ -306,7 +306,7 @@ def _scenarios(spec: ReproductionSpec, values: Values) -> Iterator[str]:
         _span(spec.rates),
         *(_capacity(values, arm, spec.rates, UNCAPPED, "paper") for arm in _BEYOND),
     )
-    for name, scenario in spec.scenarios.items():
+    for name, scenario in spec.played_scenarios.items():
         cells = [_capacity(values, arm, scenario.rates, name, "scenarios") for arm in _BEYOND]
         yield _row(scenario.says, _span(scenario.rates), *cells)
     yield ""

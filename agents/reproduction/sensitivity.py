@@ -2,88 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.envs.serving.hardware import Hardware
 from conserve_gym.envs.serving.network_spec import LinkSpec, NetworkSpec, PairSpec
 
-
-def _prefill(hardware: Hardware, factor: float) -> Hardware:
-    law = hardware.prefill
-    return replace(
-        hardware,
-        prefill=replace(
-            law,
-            base_ms=law.base_ms * factor,
-            weights_ms=law.weights_ms * factor,
-            token_us=law.token_us * factor,
-            attention_ns=law.attention_ns * factor,
-            scan_us=law.scan_us * factor,
-        ),
-        # Mixed steps read KV by the prefill's attention; their penalty is a constant of its own.
-        mixed=replace(hardware.mixed, tile_queries=hardware.mixed.tile_queries / factor),
-    )
-
-
-def _decode_floor(hardware: Hardware, factor: float) -> Hardware:
-    law = hardware.decode
-    return replace(
-        hardware,
-        decode=replace(
-            law,
-            floor_ms=law.floor_ms * factor,
-            floor_sequence_us=law.floor_sequence_us * factor,
-        ),
-    )
-
-
-def _decode_slope(hardware: Hardware, factor: float) -> Hardware:
-    law = hardware.decode
-    return replace(
-        hardware,
-        decode=replace(law, kv_us=law.kv_us * factor, sequence_us=law.sequence_us * factor),
-    )
-
-
-def _mixed_penalty(hardware: Hardware, factor: float) -> Hardware:
-    mixed = hardware.mixed
-    return replace(hardware, mixed=replace(mixed, tile_queries=mixed.tile_queries * factor))
-
-
-def _power(hardware: Hardware, factor: float) -> Hardware:
-    law = hardware.power
-    return replace(
-        hardware,
-        power=replace(
-            law,
-            joule_per_gb=law.joule_per_gb * factor,
-            joule_per_tflop=law.joule_per_tflop * factor,
-        ),
-    )
-
-
-_OF_A_TIER: dict[str, Callable[[Hardware, float], Hardware]] = {
-    "prefill": _prefill,
-    "decode floor": _decode_floor,
-    "decode slope": _decode_slope,
-    "mixed penalty": _mixed_penalty,
-    "power": _power,
-}
-
-CONSTANTS = (*_OF_A_TIER, "transfer")
+Constant = Literal["prefill", "decode floor", "decode slope", "mixed penalty", "transfer", "power"]
 """What can be scaled: times of prompts, of launch-bound and of memory-bound decode steps, what
-decodes cost beside a prompt, KV moves, joules a byte and a FLOP."""
+decodes cost beside a prompt, KV moves, and joules a byte and a FLOP."""
+
+_OF_A_TIER = {
+    "prefill": ("prefill", ("base_ms", "weights_ms", "token_us", "attention_ns", "scan_us")),
+    "decode floor": ("decode", ("floor_ms", "floor_sequence_us")),
+    "decode slope": ("decode", ("sequence_us", "kv_us")),
+    "mixed penalty": ("mixed", ("tile_queries",)),
+    "power": ("power", ("joule_per_gb", "joule_per_tflop")),
+}
+"""Law and fields of each constant."""
 
 
 def scaled(spec: ClusterSpec, constant: str, factor: float) -> ClusterSpec:
-    """Return a cluster with one of ``CONSTANTS`` scaled in all its tiers, or on all its wires."""
+    """Return a cluster with a ``Constant`` scaled in all its tiers, or on all its wires."""
     if constant == "transfer":
         return replace(spec, network=_slower(spec.network, factor))
-    of_a_tier = _OF_A_TIER[constant]
-    tiers = {name: of_a_tier(hardware, factor) for name, hardware in spec.hardware.items()}
+    tiers = {name: _scaled(tier, constant, factor) for name, tier in spec.hardware.items()}
     return replace(spec, hardware=tiers)
+
+
+def _scaled(hardware: Hardware, constant: str, factor: float) -> Hardware:
+    name, fields = _OF_A_TIER[constant]
+    law = getattr(hardware, name)
+    changed = {field: getattr(law, field) * factor for field in fields}
+    hardware = replace(hardware, **{name: replace(law, **changed)})
+    if constant == "prefill":
+        # Mixed steps read KV by the prefill's attention; their penalty is a constant of its own.
+        tile_queries = hardware.mixed.tile_queries / factor
+        hardware = replace(hardware, mixed=replace(hardware.mixed, tile_queries=tile_queries))
+    return hardware
 
 
 def _slower(network: NetworkSpec, factor: float) -> NetworkSpec:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from conserve_gym.agents.reproduction.sensitivity import CONSTANTS
+from conserve_gym.agents.reproduction.sensitivity import Constant
 from conserve_gym.envs.fields import STRICT, Positive
 
 UNCAPPED = "300/300"
@@ -45,22 +46,14 @@ class SensitivitySpec:
     """Which constants are scaled, by how much.
 
     Attributes:
-        constants: Some of ``sensitivity.CONSTANTS``.
+        constants: Which; none scales nothing.
         factors: By what each is multiplied.
         seeds: How many of the seeds.
     """
 
-    constants: tuple[str, ...]
+    constants: tuple[Constant, ...]
     factors: tuple[Positive, ...]
     seeds: PositiveInt
-
-    def __post_init__(self) -> None:
-        """Check the names."""
-        for name in self.constants:
-            if name not in CONSTANTS:
-                raise ValueError(
-                    f"sensitivity.constants: {name!r} is none of {', '.join(CONSTANTS)}"
-                )
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -97,7 +90,8 @@ class ReproductionSpec:
         misrouted_shares: Shares of misrouted turns that AMPD is played with at saturation.
         sensitivity: Scaled constants.
         scenarios: Settings beyond the paper's, by name.
-        scenario_seeds: How many of the seeds they are played with.
+        scenario_rates: How many of each one's rates, the highest; None takes all.
+        scenario_seeds: How many of the seeds they are played with; 0 plays none.
         workers: Processes; None takes one a core.
         output: The folder.
     """
@@ -110,7 +104,8 @@ class ReproductionSpec:
     misrouted_shares: tuple[Share, ...]
     sensitivity: SensitivitySpec
     scenarios: dict[str, ScenarioSpec]
-    scenario_seeds: PositiveInt
+    scenario_rates: PositiveInt | None
+    scenario_seeds: NonNegativeInt
     workers: PositiveInt | None
     output: Path
 
@@ -125,3 +120,13 @@ class ReproductionSpec:
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ValueError(f"{key}={list(values)} names one twice")
+
+    @property
+    def played_scenarios(self) -> dict[str, ScenarioSpec]:
+        """The scenarios, if any shall be played, with the rates that shall."""
+        if not self.scenario_seeds:
+            return {}
+        return {
+            name: replace(one, rates=tuple(sorted(one.rates)[-(self.scenario_rates or 0) :]))
+            for name, one in self.scenarios.items()
+        }

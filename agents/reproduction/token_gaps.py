@@ -20,7 +20,8 @@ def last_turn_gaps(
 ) -> np.ndarray:
     """Return every gap between two tokens of a last turn, over its conversation's standalone mean.
 
-    Steps within a run of decode steps count as equally long: they differ by less than 0.1 %.
+    Steps within a run of decode steps count as equally long. In a long run the last is up to 13 %
+    longer than the first, which moves p95 and geometric mean of the paper's arms by 0.05 % at most.
 
     Args:
         events: The ledger of a finished episode.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import NamedTuple
 
 from conserve_gym.agents.reproduction.campaign import Results
@@ -30,10 +29,10 @@ class Values:
 
     def __init__(self, results: Results) -> None:
         """Group the cells."""
-        self._played: dict[tuple[str, Setting], dict[int, dict[str, float]]] = defaultdict(dict)
+        self._played: dict[tuple[str, Setting], dict[int, dict[str, float]]] = {}
         for cell, metrics in results.items():
             setting = Setting(cell.rate, cell.clock, cell.variant, cell.part)
-            self._played[cell.arm, setting][cell.seed] = metrics
+            self._played.setdefault((cell.arm, setting), {})[cell.seed] = metrics
 
     def has(self, arm: str, setting: Setting) -> bool:
         """Return whether an arm has been played in a setting."""

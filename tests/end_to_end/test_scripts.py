@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import functools
+import gzip
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -203,3 +207,47 @@ def test_the_papers_trace_at_saturation(tmp_path: Path) -> None:
         < mean["full_disagg", "artifact_ttfet_p95"]
     )
     assert mean["colocate_oracle", "ttfet_p95"] < mean["conserve_oracle", "ttfet_p95"]
+
+
+def test_public_recordings_are_listed_and_what_cannot_be_fetched_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    listed = run("fetch_traces", cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    assert "azure_2023_code: requests of a code service" in listed.stdout
+    assert "CC-BY-4.0\n  https://raw.githubusercontent.com/Azure/" in listed.stdout
+    nobody = "originals.azure_2023_code.address=http://127.0.0.1:9/x"
+    for arguments, says in (
+        (["names=[azure]"], "error: names=azure is none of all, mooncake_conversation, azure_2023"),
+        (["names=azure_2023_code", nobody], "error: http://127.0.0.1:9/x: Connection refused"),
+        (["originals.azure_2023_code.file=../x"], "error: originals.azure_2023_code.file='../x'"),
+        (["convert=yes please"], "error: convert='yes please' must be true or false"),
+    ):
+        refused = run("fetch_traces", *arguments, "output=out", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(says)
+        assert refused.stderr.count("\n") == 1
+
+
+def test_a_recording_is_fetched_and_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    (tmp_path / "home").mkdir()
+    rows = ["TIMESTAMP,ContextTokens,GeneratedTokens"]
+    rows += [f"2023-11-16 18:17:0{i}.0,{100 + i},{i}" for i in range(3)]
+    (tmp_path / "home" / "azure.csv").write_text("\n".join(rows))
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "home"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_port}/azure.csv"
+        arguments = ("names=azure_2023_code", f"originals.azure_2023_code.address={address}")
+        fetched = run("fetch_traces", *arguments, "convert=true", "output=out", cwd=tmp_path)
+        server.shutdown()
+    assert fetched.returncode == 0, fetched.stderr
+    assert "fetched, its SHA-256 now written down in SHA256SUMS" in fetched.stdout
+    assert "2 conversations, 2 turns; 1 with bad rows left out" in fetched.stdout
+    converted = tmp_path / "out" / "azure_2023_code.conserve.csv.gz"
+    with gzip.open(converted, "rt", newline="") as file:
+        assert [row["input_tokens"] for row in csv.DictReader(file)] == ["101", "102"]

@@ -13,7 +13,17 @@ from pydantic import ConfigDict, ValidationError, validate_call
 
 from conserve_gym.envs.workloads.conversation import Recording, WorkloadError
 from conserve_gym.envs.workloads.limits import Limits
-from conserve_gym.envs.workloads.readers import azure, burstgpt, conserve_csv, weka
+from conserve_gym.envs.workloads.readers import (
+    aiperf,
+    azure,
+    bailian,
+    burstgpt,
+    conserve_csv,
+    llmservingsim,
+    mooncake,
+    tracelab,
+    weka,
+)
 from conserve_gym.envs.workloads.readers.source import OnError, Source
 
 _HEAD = 20
@@ -40,11 +50,17 @@ def _by_name(*readers: Reader) -> dict[str, Reader]:
     return {reader.FORMAT: reader for reader in readers}
 
 
+# Another format is one more line here; no file may look like two of them.
 READERS: dict[str, Reader] = _by_name(
     conserve_csv,
     weka,
     azure,
     burstgpt,
+    mooncake,
+    aiperf,
+    tracelab,
+    bailian,
+    llmservingsim,
 )
 """Each format's module by its name."""
 

@@ -136,6 +136,8 @@ class Source:
         reader = csv.reader(texts(), strict=True)
         try:
             head = [name.strip() for name in next(reader, [])]
+            if reader.line_num > 1:
+                raise WorkloadError(f"{self.path}, line 1: a quote over several lines")
             missing = [name for name in columns if name not in head]
             if missing:
                 raise WorkloadError(f"{self.path}, line 1: no column {', '.join(missing)}")

@@ -16,8 +16,8 @@ from random_episodes import Episode, episodes
 
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.standalone import StandaloneEngine
+from conserve_gym.envs.workloads.changes.open_loop import OpenLoop
 from conserve_gym.envs.workloads.conversation import Conversation, Recording
-from conserve_gym.envs.workloads.transforms import OpenLoop
 from conserve_gym.fleet import Role
 from conserve_gym.ledger import TurnArrived, TurnFinished
 from conserve_gym.placement import Placement

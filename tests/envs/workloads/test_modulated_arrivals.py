@@ -69,8 +69,8 @@ def test_on_off_has_the_rate_and_the_dispersion_of_its_closed_form(
     limit /= both**2 * (high * leaves_off + low * leaves_on)
     dispersion = 1.0 + limit * (1.0 - (1.0 - math.exp(-both * window)) / (both * window))
     ratios, rates = [], []
-    for seed in range(20):
-        times = drawn(process, seed, int(rate * window * 400))
+    for seed in range(10):
+        times = drawn(process, seed, int(rate * window * 200))
         counts = np.bincount((times // window).astype(int))[:-1]  # the last is cut off
         ratios.append(counts.var(ddof=1) / counts.mean())
         rates.append(counts.mean() / window)

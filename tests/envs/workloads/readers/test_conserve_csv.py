@@ -106,6 +106,13 @@ def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path: Path) -> None:
             read(tmp_path, rows)
 
 
+def test_a_quote_in_the_head_swallows_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(f'{HEADER},"extra\n{ROWS[0]}\n{HEADER},"\n')
+    with pytest.raises(WorkloadError, match="line 1: a quote over several lines"):
+        list(conserve_csv.read(Source(path)))
+
+
 def test_a_row_with_more_cells_than_the_head_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WorkloadError, match="line 2: 11 cells for 10 columns"):
         read(tmp_path, ["b,,0,0,0,0,user,10,10,1,000"])

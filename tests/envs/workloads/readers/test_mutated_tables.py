@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
 import re
@@ -24,7 +25,7 @@ TRACES = Path(__file__).resolve().parents[4].parent / "shared/traces"
 
 
 class Case(NamedTuple):
-    """A file that a reader reads, and how many turns a line of it has by a plain count."""
+    """A file that a reader reads, and how many turns its text has by a plain count."""
 
     format: str
     lines: list[str]
@@ -56,19 +57,27 @@ def session(name: str, *agents: str) -> str:
     return json.dumps({"id": name, "block_size": 64, "requests": requests + entries})
 
 
-def requests(line: str) -> int:
-    """Return how many requests a session has, those of its sub-agents among them."""
+def requests(text: str) -> int:
+    """Return how many requests sessions have, those of their sub-agents among them."""
 
     def count(entry: dict[str, object]) -> int:
         found = entry["requests"]
         assert isinstance(found, list)
         return sum(count(one) if one["type"] == "subagent" else 1 for one in found)
 
-    return count(json.loads(line))
+    total, text = 0, text.strip()
+    while text:
+        one, end = json.JSONDecoder().raw_decode(text)
+        total += count(one)
+        text = text[end:].strip()
+    return total
 
 
-def row(line: str) -> int:
-    return int(not line.lstrip("\ufeff").lower().startswith(("conv_id", "timestamp", "arrival_s")))
+def data_rows(text: str) -> int:
+    """Return how many lines there are but blank ones and heads."""
+    lines = [line.lstrip().lower() for line in io.StringIO(text, newline="")]
+    return sum(bool(line) and not line.startswith(("conv_id", "timestamp", "arrival_s"))
+               for line in lines)  # fmt: skip
 
 
 BURSTGPT = [
@@ -80,14 +89,14 @@ BURSTGPT = [
     "200,a,5,GPT-4,60,10,70,Conversation log",
 ]
 CASES = {
-    "coding": Case("conserve_csv", head("weka_claude_code.csv.gz", 14, "trace_0003"), row),
-    "chat": Case("conserve_csv", head("mooncake_conversation_rebuilt.csv.gz", 8), row),
+    "coding": Case("conserve_csv", head("weka_claude_code.csv.gz", 14, "trace_0003"), data_rows),
+    "chat": Case("conserve_csv", head("mooncake_conversation_rebuilt.csv.gz", 8), data_rows),
     "weka file": Case("weka", head("format_samples/weka_trace_0026.json", 1), requests),
     "weka lines": Case("weka", [session("a", "x", "y"), session("b"), session("c", "x")], requests),
-    "azure": Case("azure", head("format_samples/azure_2023_conv_head100.csv", 8), row),
-    "azure seconds": Case("azure", head("azure2023_code_singleturn.csv.gz", 8), row),
-    "burstgpt": Case("burstgpt", head("format_samples/burstgpt_v2_head.csv", 5), row),
-    "burstgpt sessions": Case("burstgpt", BURSTGPT, row),
+    "azure": Case("azure", head("format_samples/azure_2023_conv_head100.csv", 8), data_rows),
+    "azure seconds": Case("azure", head("azure2023_code_singleturn.csv.gz", 8), data_rows),
+    "burstgpt": Case("burstgpt", head("format_samples/burstgpt_v2_head.csv", 5), data_rows),
+    "burstgpt sessions": Case("burstgpt", BURSTGPT, data_rows),
 }
 ODD = [
     b"-1", b"0", b"1", b"0.5", b"1e400", b"-1e-3", b"NaN", b"inf", b"1e15", b"9" * 30, b"9" * 5000,
@@ -147,8 +156,7 @@ def check(case: Case, data: bytes) -> None:
             assert skipping.skipped == 0
             assert repr(skipped) == repr(stopped)
             with path.open(encoding="utf-8-sig", newline="") as plain:
-                expected = sum(case.turns(line) for line in plain if line.strip())
-            assert sum(len(one.turns) for one in stopped) == expected
+                assert sum(len(one.turns) for one in stopped) == case.turns(plain.read())
         elif skipped is not None:
             assert skipping.skipped > 0
 
