@@ -120,7 +120,10 @@ class _Fit:
         self._output_row = _row(self._from_turn, recorded.output_turn)
         self._wanted = recorded.rank_correlations()
         self._wanted_persistence = recorded.persistence()
-        self._persistence = {name: list(both) for name, both in self._wanted_persistence.items()}
+        self._persistence = {
+            name: [float(np.clip(level, 0.0, _MOST)), float(np.clip(lag_1, -_MOST, _MOST))]
+            for name, (level, lag_1) in self._wanted_persistence.items()
+        }
         self._unused = [] if peaks else [LATENTS.index("peak")]
         self._matrix = _possible(self._wanted, self._unused)
         self._scale = 1.0  # of the new tokens of rewrites
