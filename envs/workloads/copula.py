@@ -30,6 +30,7 @@ SERIES = LATENTS[3:]
 """Those of them that are levels of a series: a score a turn; gaps that no human made are tools'."""
 
 _CANDIDATES = 16
+_NONE = np.empty(0)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -86,6 +87,7 @@ class Scores(NamedTuple):
         gap: One a later turn.
         kind: One a later turn.
         rewritten: One a later turn, of the new tokens where it rewrites.
+        first_input: The conversation's.
     """
 
     output: Array
@@ -93,6 +95,7 @@ class Scores(NamedTuple):
     gap: Array
     kind: Array
     rewritten: Array
+    first_input: Array
 
 
 class CopulaWorkload:
@@ -117,7 +120,8 @@ class CopulaWorkload:
         levels: Probabilities of the tables' columns, from 0 to 1.
         turns: Numbers of turns that occur, rising.
         turns_up_to: Share of conversations with at most so many turns, one each.
-        first_input_tokens: Quantiles of the first prompt.
+        first_input_tokens: Quantiles of the first prompt: one row for all conversations, or one for
+            those with one turn and one for the others.
         from_turn: First turn, from 0, of each row of outputs. Rows of what only later turns have
             begin at the second of them.
         output_tokens: Quantiles of the output, one row each.
@@ -142,7 +146,7 @@ class CopulaWorkload:
         levels: Figures,
         turns: Sequence[PositiveInt],
         turns_up_to: Sequence[Share],
-        first_input_tokens: Figures,
+        first_input_tokens: Sequence[Figures],
         from_turn: Sequence[int],
         output_tokens: Sequence[Figures],
         appended_tokens: Sequence[Figures],
@@ -169,7 +173,9 @@ class CopulaWorkload:
             raise WorkloadError("workload.turns_up_to must not fall, and end at 1")
         longest = int(self._turns[-1])
         self._max_turns = longest if max_turns is None else min(max_turns, longest)
-        self._first_input = self._table("first_input_tokens", [first_input_tokens], least=1.0)
+        self._first_input = self._table("first_input_tokens", first_input_tokens, least=1.0)
+        if len(self._first_input) > 2:
+            raise WorkloadError("workload.first_input_tokens has more than two rows")
         later = len(from_turn) - 1
         if list(from_turn[:2]) not in ([0], [0, 1]) or (np.diff(from_turn) <= 0).any():
             raise WorkloadError(f"workload.from_turn={list(from_turn)} must rise from 0, 1")
@@ -210,15 +216,20 @@ class CopulaWorkload:
         """Return the turns of every conversation of an episode, and the scores behind them."""
         normal = rng.standard_normal((self._conversations, len(LATENTS)))
         uniform = ndtr((normal @ self._mixing.T)[:, : -len(SERIES)])
-        first = np.rint(np.interp(uniform[:, 0], self._levels, self._first_input[0]))
         counts = self._turns[np.searchsorted(self._turns_up_to, uniform[:, 1])]
+        rows = np.minimum(counts > 1, len(self._first_input) - 1)
+        first = np.rint(self._read(self._first_input, rows, uniform[:, 0]))
         counts = np.minimum(counts, self._max_turns)
         if self._peak is None:
             peaks = np.full(self._conversations, math.inf)
         else:
             peaks = np.interp(uniform[:, 2], self._levels, self._peak[0])
         each = zip(normal, first.tolist(), counts.tolist(), peaks.tolist(), strict=True)
-        return [self._conversation(rng, z, int(f), n, peak) for z, f, n, peak in each]
+        drawn = (self._conversation(rng, z, int(f), n, peak) for z, f, n, peak in each)
+        at = uniform[:, [0]]
+        return [
+            (turns, scores._replace(first_input=at[i])) for i, (turns, scores) in enumerate(drawn)
+        ]
 
     def _conversation(
         self, rng: np.random.Generator, normal: Array, first: int, count: int, peak: float
@@ -227,8 +238,7 @@ class CopulaWorkload:
         if not later:
             at = self._scores(rng, "output", (normal @ self._mixing.T)[None], 1)
             output = round(float(self._read(self._output, rows, at)[0, 0]))
-            nothing = np.empty(0)
-            return (Turn(first, first, output, 0.0),), Scores(at[0], *[nothing] * 4)
+            return (Turn(first, first, output, 0.0),), Scores(at[0], *[_NONE] * 5)
         candidates = _CANDIDATES if math.isfinite(peak) else 1
         normals = np.tile(normal, (candidates, 1))
         normals[1:, -len(SERIES) :] = rng.standard_normal((candidates - 1, len(SERIES)))
@@ -283,7 +293,7 @@ class CopulaWorkload:
             played.append(Turn(resident + fresh, fresh, output, seconds, kind))
             held_tokens = resident + fresh + output
         return tuple(played), Scores(
-            output_at[best], appended_at[best], gap_at[best], kind_at[best], new_at[best]
+            output_at[best], appended_at[best], gap_at[best], kind_at[best], new_at[best], _NONE
         )
 
     def _scores(self, rng: np.random.Generator, series: str, levels: Array, count: int) -> Array:

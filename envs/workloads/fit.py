@@ -132,6 +132,12 @@ class _Fit:
     def _tables(self) -> None:
         """Set every table as if scores were spread evenly."""
         recorded, appends = self._recorded, ~self._recorded.rewrites
+        several = recorded.turns > 1
+        apart = min(several.sum(), (~several).sum()) >= _LEAST
+        self._first_input_of = [~several, several] if apart else [recorded.turns > 0]
+        self._first_input = [
+            _quantiles(recorded.first_input[of], LEVELS) for of in self._first_input_of
+        ]
         self._output = [
             _quantiles(recorded.output[self._output_row == row], LEVELS)
             for row in range(len(self._from_turn))
@@ -186,6 +192,10 @@ class _Fit:
         drawn_row = _row(self._from_turn, drawn.turn) - 1
         drawn_output_row = _row(self._from_turn, drawn.output_turn)
         drawn_appends = ~drawn.rewrites
+        if len(self._first_input) > 1:
+            for row, drawn_of in enumerate((drawn.turns == 1, drawn.turns > 1)):
+                values = recorded.first_input[self._first_input_of[row]]
+                self._first_input[row] = _quantiles(values, _spread(scores.first_input[drawn_of]))
         for row in range(len(self._output)):
             at = _spread(scores.output[drawn_output_row == row])
             self._output[row] = _quantiles(recorded.output[self._output_row == row], at)
@@ -244,7 +254,7 @@ class _Fit:
             "levels": LEVELS.round(4).tolist(),
             "turns": turns.astype(int).tolist(),
             "turns_up_to": [round(float((recorded.turns <= n).mean()), 5) for n in turns],
-            "first_input_tokens": _rounded(_quantiles(recorded.first_input, LEVELS)),
+            "first_input_tokens": [_rounded(row) for row in self._first_input],
             "peak_tokens": _rounded(_quantiles(recorded.peak, LEVELS)) if self._peaks else None,
             "from_turn": self._from_turn,
             "output_tokens": [_rounded(row) for row in self._output],

@@ -23,7 +23,7 @@ FIGURES: dict[str, Any] = dict(
     levels=LEVELS,
     turns=[2, 3, 4, 8, 12],
     turns_up_to=[0.1, 0.25, 0.5, 0.9, 1.0],
-    first_input_tokens=[100, 200, 1000, 5000, 60_000],
+    first_input_tokens=[[100, 200, 1000, 5000, 60_000]],
     from_turn=[0, 1, 3],
     output_tokens=[[1, 10, 20, 30, 40], [5, 5, 50, 60, 900], [100, 200, 300, 400, 500]],
     appended_tokens=[[10, 70, 80, 100, 700], [1000, 2000, 3000, 4000, 5000]],
@@ -67,7 +67,7 @@ def test_each_row_serves_its_turns() -> None:
         assert (counts <= count).mean() == pytest.approx(share, abs=0.03)
     assert set(counts) == set(FIGURES["turns"])
     first = [turns[0].input_tokens for turns in conversations]
-    assert_has_quantiles(first, FIGURES["first_input_tokens"])
+    assert_has_quantiles(first, FIGURES["first_input_tokens"][0])
     for row, places in enumerate(([0], [1, 2], range(3, 12))):
         here = [turns[i] for turns in conversations for i in places if i < len(turns)]
         assert_has_quantiles([turn.output_tokens for turn in here], FIGURES["output_tokens"][row])
@@ -81,6 +81,16 @@ def test_each_row_serves_its_turns() -> None:
             assert_has_quantiles(gaps, tables[min(row - 1, len(tables) - 1)])
             share = figures["share"][row - 1]
             assert len(gaps) / len(here) == pytest.approx(share, abs=2.0 / np.sqrt(len(here)))
+
+
+def test_one_turn_conversations_may_have_first_prompts_of_their_own() -> None:
+    tables = [[1, 2, 3, 4, 5], [100, 200, 300, 400, 500]]
+    conversations = drawn(
+        turns=[1, 2, 4, 8, 12], first_input_tokens=tables, turns_up_to=[0.4, 0.5, 0.6, 0.9, 1.0]
+    )
+    for table, of_one in zip(tables, (True, False), strict=True):
+        first = [turns[0].input_tokens for turns in conversations if (len(turns) == 1) is of_one]
+        assert_has_quantiles(first, table)
 
 
 def test_rewriting_turns_have_tables_of_their_own() -> None:
@@ -122,7 +132,7 @@ def test_scores_of_a_conversation_are_correlated(rho: float) -> None:
         turns_up_to=[n / 100 for n in range(1, 101)],
         max_turns=None,
         conversations=1000,
-        first_input_tokens=spread,
+        first_input_tokens=[spread],
         correlations={"turns": {"first_input": rho}},
     )
     counts = [len(turns) for turns in conversations]
@@ -166,7 +176,7 @@ def test_peaks_have_their_quantiles_where_candidates_reach_them() -> None:
     peaks = [8000, 14_000, 20_000, 30_000, 40_000]
     samples = Samples.of(
         drawn(
-            first_input_tokens=[100] * 5,
+            first_input_tokens=[[100] * 5],
             turns=[10],
             turns_up_to=[1.0],
             conversations=1500,
@@ -228,6 +238,7 @@ def test_draws_are_reproducible_and_cut_at_max_turns() -> None:
         ({"turns": [1, 2, 4, 3, 5]}, "workload.turns must rise, with a share"),
         ({"turns_up_to": [0.1, 0.25, 0.5, 0.9, 0.95]}, "workload.turns_up_to must not fall, and"),
         ({"turns_up_to": [0.1, 0.5, 0.25, 0.9, 1.0]}, "workload.turns_up_to must not fall, and"),
+        ({"first_input_tokens": [[1] * 5] * 3}, "workload.first_input_tokens has more than two"),
         ({"from_turn": [0, 2, 3]}, "workload.from_turn"),
         ({"from_turn": [0, 1, 1]}, "workload.from_turn"),
         ({"output_tokens": [[1] * 5]}, "workload.output_tokens has 1 rows, expected 3"),
