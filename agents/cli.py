@@ -247,6 +247,16 @@ def _original_names(value: object, known: list[str]) -> list[str]:
     return names
 
 
+@hydra.main(config_name="workload_tool", **CONFIG)
+@_command
+def workload(config: DictConfig) -> None:
+    """Look at recordings, convert them, or fit figures to them."""
+    from conserve_gym.agents.workload_tool import run
+
+    _ = config.do, config.path  # said to be needed before anything else is looked at
+    run(config, Console())
+
+
 def _given_folder(config: DictConfig, key: str) -> Path | None:
     """Return a folder to read, None if it is a default that is not there.
 

@@ -154,6 +154,7 @@ def test_running_environment_resolves_the_mapping(tmp_path: Path) -> None:
         "conserve-validate",
         "conserve-reproduce",
         "conserve-fetch-traces",
+        "conserve-workload",
     }
     modules = {*FOLDERS.values(), *(script.module for script in scripts)}
     found: dict[str, str] = json.loads(run("-c", FIND_MODULES, *modules, cwd=tmp_path))
