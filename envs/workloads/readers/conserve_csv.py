@@ -43,21 +43,26 @@ class _Open:
         self.turns: list[Turn] = []
 
 
-def read(source: Source, limits: Limits | None = None) -> Iterator[Recording]:
+def read(
+    source: Source, limits: Limits | None = None, grouped: bool = False
+) -> Iterator[Recording]:
     """Yield the conversations in the order of their first rows.
 
     Rows of a conversation stand in order of turns, but those of others may stand between them, so
-    every conversation that is taken is held until the file ends.
+    every conversation that is taken is held until the file ends, unless they are ``grouped``.
 
     Args:
         source: The file.
         limits: What is taken; rows beyond it are not looked at.
+        grouped: Whether the rows of each conversation stand together: then no more than one is
+            held, and files may be larger than the memory.
 
     Raises:
         WorkloadError: A row cannot be right, or the file cannot be read.
     """
     limits = limits or Limits()
     held: dict[str, _Open] = {}
+    yielded = 0
     closed: set[str] = set()  # left out or cut: their further rows are not looked at
     parents: dict[str, tuple[int, str]] = {}
     for line, cells in source.rows(COLUMNS, OPTIONAL):
@@ -65,7 +70,15 @@ def read(source: Source, limits: Limits | None = None) -> Iterator[Recording]:
         if identifier in closed:
             continue
         one = held.get(identifier)
-        if one is None and len(held) >= limits.conversations:
+        if one is None and grouped:
+            for recording in _ended(source, held, parents):
+                yield recording
+                yielded += 1
+            held.clear()
+            closed.clear()
+        if one is None and yielded + len(held) >= limits.conversations:
+            if grouped:
+                return
             closed.add(identifier)
             continue
         try:
@@ -86,6 +99,12 @@ def read(source: Source, limits: Limits | None = None) -> Iterator[Recording]:
         held[identifier] = one
         if len(one.turns) >= limits.max_turns:
             closed.add(identifier)
+    yield from _ended(source, held, parents)
+
+
+def _ended(
+    source: Source, held: dict[str, _Open], parents: dict[str, tuple[int, str]]
+) -> Iterator[Recording]:
     for identifier, one in held.items():
         try:
             root = _root(source, identifier, parents)

@@ -139,3 +139,32 @@ def test_every_turn_of_a_coding_trace_is_read() -> None:
     assert len(turns) == 49_334
     assert sum(isinstance(turn.output_tokens, Imputed) for turn in turns) == 27
     assert all(turn.gap_kind != "unknown" for turn in turns)
+
+
+GROUPED = [ROWS[0], ROWS[2], ROWS[1], ROWS[4], ROWS[3]]
+
+
+def test_grouped_rows_are_yielded_as_they_come(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join([HEADER, *GROUPED, "b,,0,,,,,1,1,1", "broken"]) + "\n")
+    stream = conserve_csv.read(Source(path), grouped=True)
+    _, expected = read(tmp_path / "..", GROUPED)
+    assert [next(stream) for _ in expected] == expected  # before the last line is looked at
+    with pytest.raises(WorkloadError, match="line 8"):
+        list(stream)
+
+
+def test_grouped_rows_give_what_all_rows_give(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join([HEADER, *GROUPED]) + "\n")
+    for limits in (None, Limits(conversations=2), Limits(max_turns=1), Limits(0)):
+        grouped = list(conserve_csv.read(Source(path), limits, grouped=True))
+        assert grouped == list(conserve_csv.read(Source(path), limits))
+
+
+def test_a_conversation_that_comes_back_among_grouped_rows_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    rows = ["a,,0,,,,,9,9,1", "b,,0,,,,,9,9,1", "a,,1,,,,,20,10,1"]
+    path.write_text("\n".join([HEADER, *rows]) + "\n")
+    with pytest.raises(WorkloadError, match="line 4: turn='1': expected 0"):
+        list(conserve_csv.read(Source(path), grouped=True))
