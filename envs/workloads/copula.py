@@ -15,6 +15,7 @@ from scipy.special import ndtr
 
 from conserve_gym.envs.fields import STRICT
 from conserve_gym.envs.workloads.conversation import GapKind, Turn, WorkloadError
+from conserve_gym.envs.workloads.quantile_tables import checked_levels, checked_table
 
 Array: TypeAlias = np.ndarray
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -160,10 +161,7 @@ class CopulaWorkload:
         """Check the figures."""
         self.name = name
         self._conversations = conversations
-        self._levels = np.asarray(levels, dtype=np.float64)
-        ends = self._levels[[0, -1]].tolist() if self._levels.size else []
-        if ends != [0.0, 1.0] or not (np.diff(self._levels) > 0.0).all():
-            raise WorkloadError("workload.levels must rise from 0 to 1")
+        self._levels = checked_levels(levels)
         self._turns = np.asarray(turns)
         self._turns_up_to = np.asarray(turns_up_to, dtype=np.float64)
         shares_fit = self._turns.size and self._turns.shape == self._turns_up_to.shape
@@ -325,17 +323,8 @@ class CopulaWorkload:
             raise WorkloadError(f"workload.{field} needs at least one row")
         if count is not None and len(rows) != count:
             raise WorkloadError(f"workload.{field} has {len(rows)} rows, expected {count}")
-        for row in rows:
-            values = np.asarray(row, dtype=np.float64)
-            if values.shape != self._levels.shape:
-                raise WorkloadError(
-                    f"workload.{field} has {values.size} values for {self._levels.size} levels"
-                )
-            if not np.isfinite(values).all() or values[0] < least or (np.diff(values) < 0.0).any():
-                raise WorkloadError(
-                    f"workload.{field} must not fall, and start at {least:g} or above: {list(row)}"
-                )
-        return np.asarray(rows, dtype=np.float64).reshape(len(rows), self._levels.size)
+        checked = [checked_table(field, row, self._levels, least) for row in rows]
+        return np.asarray(checked, dtype=np.float64).reshape(len(rows), self._levels.size)
 
     def _ends(self, kinds: Mapping[GapKind, KindOfGap], later: int) -> Array:
         """Return where in a kind's score each kind ends, one column a row of turns."""

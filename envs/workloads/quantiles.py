@@ -10,6 +10,7 @@ from pydantic import Discriminator, PositiveInt, Tag, validate_call
 
 from conserve_gym.envs.fields import NotNegative
 from conserve_gym.envs.workloads.conversation import Turn, WorkloadError
+from conserve_gym.envs.workloads.quantile_tables import checked_levels, checked_table
 
 Table: TypeAlias = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -61,10 +62,7 @@ class QuantileWorkload:
         self.name = name
         self._conversations = conversations
         self._max_turns = max_turns
-        self._levels = np.asarray(levels, dtype=np.float64)
-        ends = self._levels[[0, -1]].tolist() if self._levels.size else []
-        if ends != [0.0, 1.0] or not (np.diff(self._levels) > 0.0).all():
-            raise WorkloadError("workload.levels must rise from 0 to 1")
+        self._levels = checked_levels(levels)
         self._gap_s = gap_s if isinstance(gap_s, float) else self._table("gap_s", gap_s, least=0.0)
         self._turns = self._table("turns", turns)
         self._first_input = self._table("first_input_tokens", first_input_tokens)
@@ -111,13 +109,4 @@ class QuantileWorkload:
         return drawn
 
     def _table(self, field: str, values: Sequence[float], least: float = 1.0) -> Table:
-        table = np.asarray(values, dtype=np.float64)
-        if table.shape != self._levels.shape:
-            raise WorkloadError(
-                f"workload.{field} has {table.size} values for {self._levels.size} levels"
-            )
-        if not np.isfinite(table).all() or table[0] < least or (np.diff(table) < 0.0).any():
-            raise WorkloadError(
-                f"workload.{field} must not fall, and start at {least:g} or above: {list(values)}"
-            )
-        return table
+        return checked_table(field, values, self._levels, least)

@@ -1,10 +1,15 @@
-"""Breaks files at random."""
+"""Breaks files at random, and looks at what is read of them."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
+from typing import get_args
 
 from hypothesis import strategies as st
+
+from conserve_gym.envs.workloads.conversation import GapKind, Recording, WorkloadError
 
 ODD = [
     b"-1", b"0", b"1", b"0.5", b"1e400", b"-1e-3", b"NaN", b"inf", b"Infinity", b"1e15", b"9" * 30,
@@ -53,3 +58,26 @@ def mutated(draw: st.DrawFn, lines: list[str], token: re.Pattern[bytes]) -> byte
             rows[at] = row[:a] + draw(st.sampled_from(ODD)) + row[b:]
     end = draw(st.sampled_from([b"\n", b"\r\n"]))
     return end.join(rows) + draw(st.sampled_from([b"", end]))
+
+
+def attempt(read: Callable[[], list[Recording]]) -> list[Recording] | None:
+    """Return sound recordings, or None for the one error in one line."""
+    try:
+        recordings = read()
+    except WorkloadError as error:
+        assert len(str(error).splitlines()) == 1
+        assert len(str(error)) < 1000
+        return None
+    names = [one.identifier for one in recordings]
+    assert len(set(names)) == len(names)
+    for one in recordings:
+        assert one.turns
+        assert math.isnan(one.arrival_s) or 0.0 <= one.arrival_s < math.inf
+        held = 0
+        for turn in one.turns:
+            assert max(turn.input_tokens - held, 1) <= turn.new_tokens <= turn.input_tokens
+            assert turn.output_tokens >= 1
+            assert math.isnan(turn.gap_s) or 0.0 <= turn.gap_s < math.inf
+            assert turn.gap_kind in get_args(GapKind)
+            held = turn.input_tokens + turn.output_tokens
+    return recordings

@@ -5,19 +5,17 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import math
 import re
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from mutations import mutated
+from mutations import attempt, mutated
 
-from conserve_gym.envs.workloads.conversation import GapKind, Recording, WorkloadError
 from conserve_gym.envs.workloads.readers.registry import READERS, detect, open_recordings
 from conserve_gym.envs.workloads.readers.source import Source
 
@@ -120,28 +118,6 @@ def check(case: Case, data: bytes) -> None:
                 assert sum(len(one.turns) for one in stopped) == case.turns(plain.read())
         elif skipped is not None:
             assert skipping.skipped > 0
-
-
-def attempt(read: Callable[[], list[Recording]]) -> list[Recording] | None:
-    try:
-        recordings = read()
-    except WorkloadError as error:
-        assert len(str(error).splitlines()) == 1
-        assert len(str(error)) < 1000
-        return None
-    names = [one.identifier for one in recordings]
-    assert len(set(names)) == len(names)
-    for one in recordings:
-        assert one.turns
-        assert math.isnan(one.arrival_s) or 0.0 <= one.arrival_s < math.inf
-        held = 0
-        for turn in one.turns:
-            assert max(turn.input_tokens - held, 1) <= turn.new_tokens <= turn.input_tokens
-            assert turn.output_tokens >= 1
-            assert math.isnan(turn.gap_s) or 0.0 <= turn.gap_s < math.inf
-            assert turn.gap_kind in get_args(GapKind)
-            held = turn.input_tokens + turn.output_tokens
-    return recordings
 
 
 def fuzz(name: str, examples: int) -> None:
