@@ -6,6 +6,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -291,11 +292,12 @@ def _overrides() -> list[str]:
     return [o for o in HydraConfig.get().overrides.task if not o.startswith(shown)]
 
 
-def _policy_names(value: object) -> list[str]:
+def _policy_names(value: object) -> list[Any]:
     from conserve_gym.envs.configuration import ConfigurationError
 
-    names = [str(name) for name in value] if isinstance(value, ListConfig) else [str(value)]
-    if not names or len(set(names)) < len(names):
+    given = OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
+    names = given if isinstance(given, list) else [given]
+    if not names or any(names.count(name) > 1 for name in names):
         raise ConfigurationError(f"policies={names} must name at least one, and none twice")
     return names
 
@@ -321,9 +323,9 @@ def _seeds(value: object) -> list[int]:
     return seeds
 
 
-def _name_apart(policies: list[Policy], names: list[str]) -> None:
+def _name_apart(policies: list[Policy], names: list[Any]) -> None:
     """Call policies by what the user wrote where two would have one name."""
     called = [policy.name for policy in policies]
     for policy, name in zip(policies, names, strict=True):
         if called.count(policy.name) > 1:
-            policy.name = name
+            policy.name = str(name)

@@ -17,7 +17,7 @@ from conserve_gym.agents.fidelity_check import (
     tier,
     tiers,
 )
-from conserve_gym.baselines.registry import make_baseline
+from conserve_gym.agents.policies import resolve
 from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.calibration import derive, published
 from conserve_gym.envs.calibration.steps import FloatArray
@@ -92,7 +92,7 @@ def colocated_tbt(folder: Path, traces: Path) -> Iterator[Check]:
     scenario = _of_the_paper(
         traces, "cluster=a40_4mixed", "workload.max_turns=9", "arrivals.rate=1"
     )
-    ledger = play(scenario, make_baseline("colocate_oracle"), 0).ledger
+    ledger = play(scenario, resolve("colocate_oracle", scenario.cluster), 0).ledger
     kv_tokens, tbt_ms = _binned(ledger, engines=4, width_s=20.0)
     source = f"{CONSERVE}, cell 20 of plot_trace.ipynb, digitised"
     for low, high in ((60_000, 150_000), (150_000, 230_000), (230_000, np.inf)):
@@ -112,7 +112,7 @@ def a40_power(traces: Path) -> Iterator[Check]:
     for cluster, arms in _TOKENS_PER_JOULE.items():
         scenario = _of_the_paper(traces, f"cluster={cluster}", "arrivals=paper_saturation")
         for arm, expected in arms.items():
-            episodes = (play(scenario, make_baseline(arm), seed) for seed in range(3))
+            episodes = (play(scenario, resolve(arm, scenario.cluster), seed) for seed in range(3))
             value = np.mean([episode.metrics["tokens_per_joule"] for episode in episodes])
             errors.append(100.0 * abs(float(value) / expected - 1.0))
             name = f"{cluster} {arm}: tokens/J, published {expected}"

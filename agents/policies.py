@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from conserve_gym.agents.runtime.artifact import HEADER
 from conserve_gym.agents.runtime.scheduler import Scheduler
 from conserve_gym.baselines.registry import BASELINES, make_baseline
 from conserve_gym.envs.configuration import ConfigurationError
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
+from conserve_gym.envs.serving.profile import site
 from conserve_gym.fleet import Fleet
 from conserve_gym.policy import Policy
 
 
-def resolve(name: str, cluster: ClusterSpec) -> Policy:
+def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
     """Return the policy of a baseline's name, a training run's folder or an exported policy.
 
     Args:
-        name: What the user wrote.
+        asked: What the user wrote: a name, a path, or a baseline's name with its parameters, such
+            as ``{"conserve_offload": {"tokens": 2048}}``.
         cluster: The cluster that it shall decide for.
 
     Raises:
         ConfigurationError: There is none, or it was trained for other engines.
         ArtifactError: The exported policy cannot be used.
     """
+    name, parameters = _named(asked)
     if name in BASELINES:
-        return make_baseline(name)
+        try:
+            return make_baseline(name, site(cluster), parameters)
+        except ValueError as error:
+            raise ConfigurationError(f"policy {error}") from None
+    if parameters:
+        raise ConfigurationError(f"policy {name!r} is no baseline, and takes no parameters")
     path = Path(name)
     if path.is_file() or (path / HEADER).exists():
         scheduler = Scheduler.load(path)
@@ -41,6 +51,16 @@ def resolve(name: str, cluster: ClusterSpec) -> Policy:
     raise ConfigurationError(
         f"policy {name!r} is neither a path nor one of {', '.join(sorted(BASELINES))}"
     )
+
+
+def _named(asked: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if isinstance(asked, str):
+        return asked, {}
+    if len(asked) == 1:
+        ((name, parameters),) = asked.items()
+        if isinstance(name, str) and isinstance(parameters, Mapping):
+            return name, {str(key): value for key, value in parameters.items()}
+    raise ConfigurationError(f"policy {asked!r} is no name, nor {{name: {{parameter: value}}}}")
 
 
 def _check_fleet(name: str, trained: Fleet, given: Fleet) -> None:

@@ -17,6 +17,7 @@ from conserve_gym.agents.statistics import Estimate, estimate
 from conserve_gym.baselines.registry import make_baseline
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
+from conserve_gym.envs.serving.profile import site
 from conserve_gym.envs.workloads.arrivals import Poisson
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.envs.workloads.match import Difference, difference
@@ -80,7 +81,7 @@ def play_both(
             conversations = [
                 Conversation(time, one) for time, one in zip(times, turns, strict=False)
             ]
-            policy = make_baseline(POLICY)
+            policy = make_baseline(POLICY, site(cluster))
             played = Cluster(cluster, policy.deployment, conversations)
             of.append(measured(played, policy, seed).metrics[METRIC])
             step()

@@ -2,16 +2,20 @@
 
 The paper's Collocated (arm ``no_disagg_oracle`` of github.com/jerryding95/conserve at 2a8c3bc,
 2026-06-10): all engines are equals, a conversation is pinned to the one with most free KV. The
-paper reserves each conversation's peak KV, which nobody can know; ``Colocate`` reserves what is
-known, ``colocate_oracle`` in the registry does as the paper did.
+paper reserves each conversation's peak KV, which nobody can know, as ``colocate_oracle`` does;
+``colocate`` reserves what is known.
 """
 
 from __future__ import annotations
 
 from conserve_gym import rules
+from conserve_gym.baselines.baseline import Baseline
 from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
+from conserve_gym.policy import Reads
+
+_SOURCE = "arXiv 2606.01839 (Collocated)"
 
 
 class Colocate:
@@ -32,3 +36,11 @@ class Colocate:
     def decide(self, observation: Observation) -> Placement:
         """Choose the engine with most free KV."""
         return rules.place(observation, disaggregate=False)
+
+
+BASELINES = {
+    "colocate": Baseline(lambda site: Colocate(), Reads.BOOKKEEPING, _SOURCE),
+    "colocate_oracle": Baseline(
+        lambda site: Colocate(Reservation.ORACLE_PEAK), Reads.FUTURE, _SOURCE
+    ),
+}

@@ -8,9 +8,11 @@ gives it back at the turn's end.
 from __future__ import annotations
 
 from conserve_gym import rules
+from conserve_gym.baselines.baseline import Baseline
 from conserve_gym.deployment import Deployment
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
+from conserve_gym.policy import Reads
 
 
 class FullDisagg:
@@ -27,3 +29,10 @@ class FullDisagg:
     def decide(self, observation: Observation) -> Placement:
         """Choose the decoder with most free KV for this turn."""
         return rules.place(observation, disaggregate=True)._replace(offload_above=0.0)
+
+
+BASELINES = {
+    "full_disagg": Baseline(
+        lambda site: FullDisagg(), Reads.BOOKKEEPING, "arXiv 2606.01839 (Full Disagg)"
+    )
+}

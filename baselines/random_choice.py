@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from conserve_gym import rules
+from conserve_gym.baselines.baseline import Baseline
 from conserve_gym.deployment import Deployment
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
+from conserve_gym.policy import Reads
 
 
 class RandomChoice:
@@ -26,3 +28,6 @@ class RandomChoice:
     def decide(self, observation: Observation) -> Placement:
         """Toss."""
         return rules.place(observation, disaggregate=bool(self._rng.integers(2)))
+
+
+BASELINES = {"random": Baseline(lambda site: RandomChoice(), Reads.BOOKKEEPING, "a coin")}

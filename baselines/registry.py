@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
-from conserve_gym.baselines.colocate import Colocate
-from conserve_gym.baselines.conserve import ConServe
-from conserve_gym.baselines.full_disagg import FullDisagg
-from conserve_gym.baselines.random_choice import RandomChoice
-from conserve_gym.deployment import Reservation
+from conserve_gym.baselines import colocate, conserve, full_disagg, random_choice
+from conserve_gym.baselines.baseline import Baseline, Value
 from conserve_gym.policy import Policy
+from conserve_gym.site import Site
 
-# PPD (arXiv 2603.13358): appends below 512 tokens cost those who decode beside them 2 to 20 % of
-# TPOT, longer ones more.
-LONG_APPEND_TOKENS = 512
+_MODULES = (colocate, conserve, full_disagg, random_choice)
 
-BASELINES: dict[str, Callable[[], Policy]] = {
-    "colocate": Colocate,
-    "colocate_oracle": lambda: Colocate(Reservation.ORACLE_PEAK),
-    "conserve": ConServe,
-    "conserve_offload": lambda: ConServe(offload_above=LONG_APPEND_TOKENS),
-    "conserve_oracle": lambda: ConServe(Reservation.ORACLE_PEAK),
-    "full_disagg": FullDisagg,
-    "random": RandomChoice,
+BASELINES: dict[str, Baseline] = {
+    name: baseline for module in _MODULES for name, baseline in module.BASELINES.items()
 }
 
 
-def make_baseline(name: str) -> Policy:
+def make_baseline(name: str, site: Site, parameters: Mapping[str, Value] | None = None) -> Policy:
     """Return a heuristic policy by its name.
+
+    Args:
+        name: Of the baseline.
+        site: The cluster that it shall decide for.
+        parameters: Values by name; the others have their published defaults.
 
     Raises:
         KeyError: There is none of that name.
+        ValueError: A parameter is unknown, or its value is not right.
     """
-    policy = BASELINES[name]()
-    policy.name = name
-    return policy
+    return BASELINES[name].policy(name, site, parameters or {})

@@ -64,6 +64,27 @@ class ConversationActions:
         return self._both
 
 
+class TurnActions(ConversationActions):
+    """Prefill a turn where it is decoded, or away from there.
+
+    It is decoded where the conversation's last turn was, while there is room for it.
+
+    Args:
+        fleet: Roles of the engines.
+
+    Raises:
+        ValueError: Some engine that decodes has no other that prefills for it.
+    """
+
+    kind = "turn"
+    meanings = ("prefill where it is decoded", "prefill at a prefill engine")
+
+    def placement(self, observation: Observation, action: int) -> Placement:
+        """Return the placement that an action asks for."""
+        decode_at = rules.home_decoder(observation)
+        return rules.place_at(observation, decode_at, disaggregate=action == 1)
+
+
 class JointActions:
     """Choose the pair of engines from the listed candidates.
 
@@ -95,5 +116,5 @@ class JointActions:
 
 
 ACTIONS: dict[str, type[ConversationActions] | type[JointActions]] = {
-    actions.kind: actions for actions in (ConversationActions, JointActions)
+    actions.kind: actions for actions in (ConversationActions, TurnActions, JointActions)
 }

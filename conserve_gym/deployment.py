@@ -31,12 +31,18 @@ class Deployment:
         decides_every_turn: Every turn passes the door, instead of the conversation being pinned.
         prefix_caching: KV stays on an engine after a turn, until it is evicted, and is reused by
             the conversation's later turns.
+        pulls_history: An engine that prefills a later turn copies what it lacks of the
+            conversation's KV from where it was decoded last; else it computes that again.
+        engine_exports: Engines tell the router their queues at each decision, which the ledger
+            does not hold.
     """
 
     all_mixed: bool = False
     reservation: Reservation = Reservation.PER_TURN
     decides_every_turn: bool = False
     prefix_caching: bool = True
+    pulls_history: bool = True
+    engine_exports: bool = False
 
     def to_json(self) -> dict[str, bool | str]:
         """Return the deployment as plain values."""

@@ -7,7 +7,7 @@ the exported policy's header and the runtime all read it.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,8 @@ FIELDS: tuple[Field, ...] = (
     Field("cluster", "output_std", "tokens", 16384.0, "log", "their standard deviation"),
     Field("cluster", "kv_move_recent", "s", 10.0, "log", "recent mean time of a KV move"),
     Field("conversation", "prompt", "tokens", 262144.0, "log", "prompt of the turn at the door"),
+    Field("conversation", "new", "tokens", 262144.0, "log", "part its own KV does not cover"),
+    Field("conversation", "turn", "turns", 512.0, "log", "index of that turn, from 0"),
     Field("conversation", "waited", "s", 600.0, "log", "time that it has waited at the door"),
     Field("engines", "prefills_for_others", "0 or 1", 1.0, "linear", "role prefill or mixed"),
     Field("engines", "decodes", "0 or 1", 1.0, "linear", "role decode or mixed"),
@@ -68,6 +70,7 @@ FIELDS: tuple[Field, ...] = (
     Field("engines", "ttft_recent", "s", 600.0, "log", "recent mean TTFT of turns prefilled here"),
     Field("engines", "tbt_recent", "s", 1.0, "linear", "recent mean TBT of turns decoded here"),
     Field("engines", "silent", "s", 600.0, "log", "time since this engine's last event"),
+    Field("engines", "holds", "tokens", 262144.0, "log", "of that prompt, KV left here, as known"),
 )
 
 GROUPS: tuple[Group, ...] = ("cluster", "conversation", "engines")
@@ -78,6 +81,9 @@ FIELDS_OF: dict[Group, tuple[Field, ...]] = {
 _CONVERSATION_START = len(FIELDS_OF["cluster"])
 _ENGINES_START = _CONVERSATION_START + len(FIELDS_OF["conversation"])
 _ENGINE_FIELD = {field.name: i for i, field in enumerate(FIELDS_OF["engines"])}
+_POSITION = {
+    field.name: i for i, field in enumerate(FIELDS_OF["cluster"] + FIELDS_OF["conversation"])
+}
 
 
 def field_table() -> list[dict[str, str | float]]:
@@ -139,6 +145,22 @@ def split(scaled: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]
     }
 
 
+class EngineExport(NamedTuple):
+    """What an engine tells of itself, as vLLM's and SGLang's metrics do.
+
+    Attributes:
+        prompt_tokens: Prompt tokens that it has still to compute, waiting or begun.
+        kv_free_tokens: KV that no running turn holds: free, or of idle conversations.
+        decoding: Turns whose prompt is computed and whose answer is not complete.
+        kv_read_tokens: KV that a step of these reads, as at the last change among them.
+    """
+
+    prompt_tokens: int
+    kv_free_tokens: int
+    decoding: int
+    kv_read_tokens: int
+
+
 @dataclass(frozen=True, eq=False)
 class Observation:
     """Everything that a policy may look at when a conversation stands at the door.
@@ -151,6 +173,8 @@ class Observation:
         raw: All fields of ``FIELDS`` unscaled: cluster, conversation, then each engine; (size,).
         free_kv_tokens: KV capacity less what the door counts as taken, for each engine.
         open_to: Whether the conversation may be pinned to each engine now.
+        home: Engine that decoded the conversation's last turn; -1 before there was one.
+        exports: What each engine tells, where the deployment asks for it; else none.
     """
 
     time: float
@@ -160,6 +184,12 @@ class Observation:
     raw: FloatArray
     free_kv_tokens: FloatArray
     open_to: npt.NDArray[np.bool_]
+    home: int = -1
+    exports: tuple[EngineExport, ...] = ()
+
+    def __getitem__(self, name: str) -> float:
+        """Return one raw field of the cluster or of the conversation at the door."""
+        return float(self.raw[_POSITION[name]])
 
     @property
     def engines(self) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,9 @@ class _Conversation:
     dispatched_s: float = 0.0
     prefilled_at: int = -1
     first_token_s: float = 0.0
+    turn: int = 0
+    home: int = -1
+    held: dict[int, int] = field(default_factory=dict)  # engine: tokens of its KV left there
 
 
 class _Engine:
@@ -76,6 +79,7 @@ class Observer:
         self._fleet = fleet
         self._every_turn = deployment.decides_every_turn
         self._prefix_caching = deployment.prefix_caching
+        self._pulls_history = deployment.pulls_history
         self._opens_at_once = deployment.reservation is Reservation.NONE
         self._capacity = np.array(fleet.kv_capacity_tokens, dtype=np.float64)
         self._decodes = np.array([role.decodes for role in fleet.roles])
@@ -147,7 +151,7 @@ class Observer:
         needed = door.prompt if footprint_tokens is None else footprint_tokens
         open_to = self._decodes & (self._opens_at_once or (free >= needed))
         return Observation(
-            now, conversation, turn, self._fleet, self._raw(now, door), free, open_to
+            now, conversation, turn, self._fleet, self._raw(now, door), free, open_to, door.home
         )
 
     def blank(self, now: float) -> Observation:
@@ -172,14 +176,19 @@ class Observer:
             self._outputs.std,
             self._kv_moves.mean,
             float(door.prompt),
+            float(door.new_tokens),
+            float(door.turn),
             now - door.arrived_s,
         ]
-        for engine, kv_tokens, capacity, (prefills, decodes) in zip(
-            self._engines,
-            self.kv_known_tokens,
-            self._fleet.kv_capacity_tokens,
-            self._roles,
-            strict=True,
+        held = door.held
+        for i, (engine, kv_tokens, capacity, (prefills, decodes)) in enumerate(
+            zip(
+                self._engines,
+                self.kv_known_tokens,
+                self._fleet.kv_capacity_tokens,
+                self._roles,
+                strict=True,
+            )
         ):
             oldest = next(iter(engine.prompts.values()))[0] if engine.prompts else now
             values += (
@@ -194,6 +203,7 @@ class Observer:
                 engine.ttft.mean,
                 engine.tbt.mean,
                 now - engine.last_event_s,
+                held.get(i, 0) if held else 0,
             )
         return np.array(values, dtype=np.float64)
 
@@ -212,8 +222,13 @@ class Observer:
         conversation.arrived_s = event.time
         conversation.prompt = event.input_tokens
         conversation.new_tokens = event.new_tokens
+        conversation.turn = event.turn
         if self._every_turn:
             self._at_door += 1
+            still_valid = event.input_tokens - event.new_tokens
+            conversation.held = {
+                engine: min(tokens, still_valid) for engine, tokens in conversation.held.items()
+            }
         else:
             assert conversation.placement is not None
             self._hold(conversation, event.input_tokens)
@@ -260,6 +275,10 @@ class Observer:
             engine.tbt.add(event.time, tbt)
         self._outputs.add(event.output_tokens)
         if self._every_turn:
+            if self._prefix_caching:
+                conversation.held[conversation.prefilled_at] = event.input_tokens
+                conversation.held[event.engine] = event.input_tokens + event.output_tokens
+            conversation.home = event.engine
             self._unpin(conversation)
         else:
             self._hold(conversation, event.input_tokens + event.output_tokens)
@@ -281,7 +300,10 @@ class Observer:
         at = placement.prefill_at if offloaded else placement.decode_at
         conversation.dispatched_s = time
         conversation.prefilled_at = at
-        tokens = conversation.new_tokens if self._prefix_caching else conversation.prompt
+        if self._every_turn and not self._pulls_history:
+            tokens = conversation.prompt - conversation.held.get(at, 0)
+        else:
+            tokens = conversation.new_tokens if self._prefix_caching else conversation.prompt
         self._engines[at].prompts[key] = (time, tokens)
         self._engines[at].prompt_tokens += tokens
 

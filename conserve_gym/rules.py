@@ -21,6 +21,15 @@ def most_free_decoder(observation: Observation) -> int:
     return max(with_room or decoders, key=free.__getitem__)
 
 
+def home_decoder(observation: Observation) -> int:
+    """Return the engine that decoded the conversation's last turn if it has room.
+
+    Else, and for a first turn, it is the one with most free KV.
+    """
+    home = observation.home
+    return home if home >= 0 and observation.open_to[home] else most_free_decoder(observation)
+
+
 def least_loaded_prefiller(observation: Observation, decode_at: int) -> int:
     """Return the engine with fewest prompt tokens in flight that can prefill for ``decode_at``.
 
@@ -45,6 +54,11 @@ def least_loaded_prefiller(observation: Observation, decode_at: int) -> int:
 def place(observation: Observation, *, disaggregate: bool) -> Placement:
     """Pin to the decoder with most free KV, and prefill there or at the least loaded prefiller."""
     decode_at = most_free_decoder(observation)
+    return place_at(observation, decode_at, disaggregate=disaggregate)
+
+
+def place_at(observation: Observation, decode_at: int, *, disaggregate: bool) -> Placement:
+    """Decode at an engine, and prefill there or at the least loaded prefiller."""
     if not disaggregate:
         return Placement(decode_at, decode_at)
     return Placement(least_loaded_prefiller(observation, decode_at), decode_at)

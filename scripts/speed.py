@@ -114,11 +114,11 @@ def _trace_row(name: str, path: Path, *overrides: str) -> Row:
 def _episode_s(overrides: Sequence[str], repeats: int) -> tuple[float, str]:
     """Return the seconds that an episode under ConServe takes, and its workload's name."""
     from conserve_gym.agents.evaluation import play
-    from conserve_gym.baselines.registry import make_baseline
+    from conserve_gym.agents.policies import resolve
     from conserve_gym.envs.configuration import load_scenario
 
     scenario = load_scenario(overrides)
-    policy = make_baseline("conserve")
+    policy = resolve("conserve", scenario.cluster)
     return _best(lambda: play(scenario, policy, 0), repeats), scenario.workload.name
 
 
@@ -265,7 +265,7 @@ def scaling(output: Path, console: Console) -> None:
 
 def _play_s(engines: int, conversations: int) -> float:
     """Return the CPU seconds for playing conversations where a quarter of the engines prefill."""
-    from conserve_gym.baselines.registry import make_baseline
+    from conserve_gym.agents.policies import resolve
     from conserve_gym.envs.configuration import load_scenario
     from conserve_gym.envs.serving.cluster import Cluster
     from conserve_gym.envs.workloads.workload import draw_episode
@@ -279,7 +279,7 @@ def _play_s(engines: int, conversations: int) -> float:
         ]
     )
     episode = draw_episode(scenario.workload, scenario.arrivals, np.random.default_rng(0))
-    policy = make_baseline("conserve")
+    policy = resolve("conserve", scenario.cluster)
 
     def play() -> None:
         cluster = Cluster(scenario.cluster, policy.deployment, episode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 from conserve_gym.deployment import Deployment
@@ -144,7 +145,11 @@ class Cluster:
         """Return what a policy may see of the conversation at the open door, or of the end."""
         if self._ended == len(self.conversations):
             return self.observer.blank(self.now)
-        return self._door.observe(self.now)
+        observation = self._door.observe(self.now)
+        if self._deployment.engine_exports:
+            exports = tuple(engine.export() for engine in self.engines)
+            observation = replace(observation, exports=exports)
+        return observation
 
     def place(self, placement: Placement) -> None:
         """Let the conversation at the door in.
@@ -204,6 +209,7 @@ class Cluster:
             if engine != at:
                 self.engines[engine].forget(conversation, reusable_tokens)
         home = been_at[-1] if been_at else at
+        pulls = reusable_tokens > 0 and self._deployment.pulls_history
         for engine in (at, placement.decode_at):
             if engine in been_at:
                 been_at.remove(engine)
@@ -215,7 +221,7 @@ class Cluster:
                 input_tokens,
                 reusable_tokens,
                 0 if offloaded else output_tokens,
-                home if home != at and reusable_tokens else -1,
+                home if pulls and home != at else -1,
             )
         )
 

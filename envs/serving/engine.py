@@ -19,6 +19,7 @@ from conserve_gym.envs.serving.power import StepEnergy
 from conserve_gym.envs.serving.request import EngineListener, Request
 from conserve_gym.envs.serving.step_time import DecodeRun, StepTime
 from conserve_gym.envs.serving.timeline import Phase, Track
+from conserve_gym.observation import EngineExport
 
 
 class Engine:
@@ -175,6 +176,18 @@ class Engine:
             self._settle()
             self.kv.trim(conversation, valid_tokens)
             self._record_level()
+
+    def export(self) -> EngineExport:
+        """Return what engines tell routers that ask; steps under way count as not yet done."""
+        self._settle()
+        left = sum(request.to_compute - request.computed for request in self._prefilling)
+        left += sum(request.to_compute - self._cached(request) for request in self._waiting)
+        return EngineExport(
+            prompt_tokens=left,
+            kv_free_tokens=self.kv.available_blocks * self.kv.block_tokens,
+            decoding=self._batch.sequences + len(self._kv_arrived),
+            kv_read_tokens=self._batch.kv_tokens,
+        )
 
     def energy_j(self) -> dict[str, float]:
         """Return the joules used up to now, by phase."""
@@ -461,6 +474,12 @@ class Engine:
             self.kv.park(conversation, tokens)
         else:
             self.kv.give_back(self.kv.blocks(tokens))
+
+    def _cached(self, request: Request) -> int:
+        """Return how much of a waiting prompt's KV is here, or will be copied here."""
+        if request.history_at >= 0:
+            return request.reusable_tokens
+        return min(request.reusable_tokens, self.kv.idle_tokens(request.conversation))
 
     def _run_energy(self, elapsed: float) -> float:
         """Return the joules of a run up to ``elapsed``; the step under way counts pro rata."""

@@ -72,7 +72,7 @@ class Network(Generic[Payload]):
         self._clock = clock
         self._spec = spec
         self._nodes = tuple(nodes)
-        self._pairs = {(pair.source, pair.target): pair.link for pair in spec.pairs}
+        self._pairs = {(pair.source, pair.target) for pair in spec.pairs}
         self._kv_bytes_per_token = kv_bytes_per_token
         self._arrived = arrived
         self._flowing: dict[Move[Payload], None] = {}  # past their latency, in order
@@ -100,14 +100,11 @@ class Network(Generic[Payload]):
         self._clock.after(link.latency_s, self._on_latency_over, move)
 
     def _way(self, source: int, target: int) -> tuple[LinkSpec, tuple[Port, ...]]:
-        own = self._pairs.get((source, target))
-        if own is not None:
-            return own, (Port("pair", source, target),)
-        if self._nodes[source] == self._nodes[target]:
-            wires, link = "same node", self._spec.same_node
-        else:
-            wires, link = "cross node", self._spec.cross_node
-        assert link is not None  # the cluster's specification is checked
+        link = self._spec.link(source, target, self._nodes)
+        if (source, target) in self._pairs:
+            return link, (Port("pair", source, target),)
+        same = self._nodes[source] == self._nodes[target]
+        wires = "same node" if same else "cross node"
         return link, (Port(wires, source, None), Port(wires, None, target))
 
     def _on_latency_over(self, call: Call) -> None:

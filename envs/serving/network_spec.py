@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field, NonNegativeInt
@@ -76,3 +77,12 @@ class NetworkSpec:
     same_node: LinkSpec | None = None
     cross_node: LinkSpec | None = None
     pairs: tuple[PairSpec, ...] = ()
+
+    def link(self, source: int, target: int, nodes: Sequence[int]) -> LinkSpec:
+        """Return the law of moves from one engine to another, given the node of each."""
+        for pair in self.pairs:
+            if (pair.source, pair.target) == (source, target):
+                return pair.link
+        link = self.same_node if nodes[source] == nodes[target] else self.cross_node
+        assert link is not None  # the cluster's specification is checked
+        return link

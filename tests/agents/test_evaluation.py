@@ -7,11 +7,12 @@ import pytest
 from conserve_gym.agents.evaluation import play
 from conserve_gym.baselines.registry import make_baseline
 from conserve_gym.envs.configuration import load_scenario
+from conserve_gym.envs.serving.profile import site
 
 
 def test_energy_by_engine_and_phase_adds_up() -> None:
     scenario = load_scenario(["workload.conversations=20"])
-    episode = play(scenario, make_baseline("conserve"), 0)
+    episode = play(scenario, make_baseline("conserve", site(scenario.cluster)), 0)
     metrics, parts = episode.metrics, episode.energy_kj
     assert len(parts) == 4 * 4
     assert sum(parts.values()) == pytest.approx(metrics["energy_kj"], rel=1e-12)

@@ -25,6 +25,7 @@ from conserve_gym.baselines.registry import make_baseline
 from conserve_gym.envs.calibration import derive
 from conserve_gym.envs.configuration import Scenario, load_scenario, validated
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
+from conserve_gym.envs.serving.profile import site
 from conserve_gym.registration import ENVIRONMENTS
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -59,7 +60,10 @@ def derived(measured: Scenario) -> Scenario:
 
 
 def played(scenario: Scenario) -> list[Episode]:
-    return [play(scenario, make_baseline(name), 0) for name in ("colocate", "conserve")]
+    return [
+        play(scenario, make_baseline(name, site(scenario.cluster)), 0)
+        for name in ("colocate", "conserve")
+    ]
 
 
 def printed(scenario: Scenario, episodes: list[Episode]) -> str:

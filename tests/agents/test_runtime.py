@@ -159,7 +159,7 @@ def test_falls_back_to_the_rule_and_says_why(exported: Path) -> None:
     assert decision.placement.disaggregates and decision.action == -1
 
     raw[:] = before
-    raw[len(raw) - 1] = 1e9
+    observation.engine_field("silent")[3] = 1e9
     assert "engines[3].silent" in scheduler.decision(observation).fallback
 
     raw[:] = before

@@ -16,6 +16,7 @@ from conserve_gym.baselines.registry import BASELINES, make_baseline
 from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.configuration import load_scenario
 from conserve_gym.envs.serving.cluster import Cluster
+from conserve_gym.envs.serving.profile import site
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet, Role
@@ -23,6 +24,8 @@ from conserve_gym.ledger import KvMoved
 from conserve_gym.observation import Observation, Scaler
 from conserve_gym.placement import Placement
 from conserve_gym.policy import Policy
+
+SITE = site(load_scenario().cluster)
 
 P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED
 
@@ -77,7 +80,7 @@ def test_conserve_takes_that_decoder_and_the_least_loaded_prefiller(
 
 @pytest.mark.parametrize("name", ["conserve", "conserve_offload", "full_disagg"])
 def test_the_only_prefiller_colocates_what_it_decodes(name: str) -> None:
-    policy = make_baseline(name)
+    policy = make_baseline(name, SITE)
     own = policy.decide(observation((M, D, D), free=[9, 1, 5]))
     assert (own.prefill_at, own.decode_at) == (0, 0)
     assert not own.offloads(False, 10**6)
@@ -102,7 +105,7 @@ def test_full_disagg_sends_every_turn_through_the_prefiller() -> None:
 
 
 def test_conserve_offload_sends_long_appends_through_the_prefiller() -> None:
-    placement = make_baseline("conserve_offload").decide(
+    placement = make_baseline("conserve_offload", SITE).decide(
         observation((P, P, D, D), free=[9, 9, 100, 300], waiting=[5, 4, 0, 0])
     )
     assert placement == Placement(1, 3, 512)
@@ -114,7 +117,7 @@ def test_conserve_offload_pulls_history_to_the_prefiller_and_conserve_does_not()
     turns = (Turn(9000, 9000, 20, 0.0), Turn(9531, 511, 20, 1.0), Turn(10_063, 512, 20, 1.0))
     moves = {}
     for name in ("conserve", "conserve_offload"):
-        policy = make_baseline(name)
+        policy = make_baseline(name, SITE)
         spec = load_scenario().cluster
         cluster = Cluster(spec, policy.deployment, [Conversation(0.0, turns)])
         while cluster.advance():
@@ -166,12 +169,12 @@ def test_random_is_reproducible_and_touches_no_other_stream() -> None:
     ],
 )
 def test_the_registry(name: str, deployment: Deployment) -> None:
-    policy = make_baseline(name)
+    policy = make_baseline(name, SITE)
     assert policy.name == name
     assert policy.deployment == deployment
     assert policy.deployment.sees_future == name.endswith("_oracle")
     policy.reset(0)
-    assert policy is not make_baseline(name)
+    assert policy is not make_baseline(name, SITE)
 
 
 def test_every_baseline_is_named_here() -> None:
@@ -188,4 +191,4 @@ def test_every_baseline_is_named_here() -> None:
 
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(KeyError, match="fifo"):
-        make_baseline("fifo")
+        make_baseline("fifo", SITE)

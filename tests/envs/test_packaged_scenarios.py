@@ -10,6 +10,7 @@ import pytest
 from conserve_gym.baselines.registry import make_baseline
 from conserve_gym.envs.configuration import load_scenario
 from conserve_gym.envs.serving.cluster import Cluster
+from conserve_gym.envs.serving.profile import site
 from conserve_gym.envs.workloads.workload import draw_episode
 from conserve_gym.ledger import Placed, TurnFinished
 
@@ -33,7 +34,7 @@ def test_an_option_plays_a_short_episode(option: str, policy_name: str) -> None:
     scenario = load_scenario([option, "workload.conversations=12"])
     rng = np.random.default_rng(0)
     conversations = draw_episode(scenario.workload, scenario.arrivals, rng)
-    policy = make_baseline(policy_name)
+    policy = make_baseline(policy_name, site(scenario.cluster))
     cluster = Cluster(scenario.cluster, policy.deployment, conversations)
     while cluster.advance():
         cluster.place(policy.decide(cluster.observe()))

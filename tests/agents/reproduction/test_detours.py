@@ -190,5 +190,6 @@ def test_misrouted_turns_and_only_they_go_to_the_prefill_engine(seed: int, share
     replayed = Observer(cluster.ledger, cluster.fleet, policy.deployment)
     observation = replayed.blank(cluster.now)
     assert replayed.kv_known_tokens == [0] * 4
-    per_engine = observation.raw[12:].reshape(4, -1)
-    assert (per_engine[:, 2:8] == 0.0).all()  # nobody pinned, held, in flight, decoding, queued
+    assert (
+        observation.engines[:, 2:8] == 0.0
+    ).all()  # nobody pinned, held, in flight, decoding, queued

@@ -16,6 +16,7 @@ from conserve_gym.baselines.registry import BASELINES, make_baseline
 from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.configuration import load_scenario
 from conserve_gym.envs.serving.cluster import Cluster
+from conserve_gym.envs.serving.profile import site
 from conserve_gym.envs.workloads.workload import draw_episode
 from conserve_gym.fleet import Role
 from conserve_gym.observation import Observation
@@ -135,7 +136,7 @@ def test_a_copy_is_right_whatever_is_under_way() -> None:
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_policy_and_its_cluster_can_be_copied_together(name: str) -> None:
     scenario = load_scenario(["workload.conversations=20", "cluster=a40_4mixed", "arrivals.rate=4"])
-    policy = make_baseline(name)
+    policy = make_baseline(name, site(scenario.cluster))
     policy.reset(7)
     drawn = draw_episode(scenario.workload, scenario.arrivals, np.random.default_rng(7))
     cluster = Cluster(scenario.cluster, policy.deployment, drawn)

@@ -313,11 +313,12 @@ import numpy as np
 from conserve_gym.baselines.registry import BASELINES, make_baseline
 from conserve_gym.envs.configuration import load_scenario
 from conserve_gym.envs.serving.cluster import Cluster
+from conserve_gym.envs.serving.profile import site
 from conserve_gym.envs.workloads.workload import draw_episode
 
 scenario = load_scenario(["workload.conversations=20", "cluster=a40_4mixed", "arrivals.rate=4"])
 for name in BASELINES:
-    policy = make_baseline(name)
+    policy = make_baseline(name, site(scenario.cluster))
     policy.reset(7)
     drawn = draw_episode(scenario.workload, scenario.arrivals, np.random.default_rng(7))
     cluster = Cluster(scenario.cluster, policy.deployment, drawn)

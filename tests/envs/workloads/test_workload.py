@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from conserve_gym.baselines.registry import BASELINES, make_baseline
 from conserve_gym.envs.configuration import load_scenario
 from conserve_gym.envs.serving.cluster import Cluster
+from conserve_gym.envs.serving.profile import site
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.envs.workloads.workload import draw_episode
 from conserve_gym.ledger import TurnArrived, TurnFinished
@@ -49,7 +50,7 @@ def test_lengths_do_not_depend_on_arrivals_nor_arrivals_on_lengths() -> None:
 def test_every_policy_meets_the_same_episode() -> None:
     met = []
     for name in BASELINES:
-        policy = make_baseline(name)
+        policy = make_baseline(name, site(SCENARIO.cluster))
         policy.reset(5)
         drawn = draw_episode(SCENARIO.workload, SCENARIO.arrivals, np.random.default_rng(5))
         cluster = Cluster(SCENARIO.cluster, policy.deployment, drawn)

@@ -1,0 +1,62 @@
+"""What an operator knows of a cluster before the first conversation comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from conserve_gym.fleet import Fleet
+
+
+class EngineProfile(Protocol):
+    """Step times of one engine, as its operator has profiled them."""
+
+    def step_s(
+        self, prompt_tokens: int, context_tokens: int, sequences: int = 0, kv_tokens: int = 0
+    ) -> float:
+        """Return the seconds of one step.
+
+        Args:
+            prompt_tokens: Prompt tokens in it; 0 for a step of decodes only.
+            context_tokens: Cached tokens that they come after.
+            sequences: Turns that decode in it.
+            kv_tokens: KV tokens that these read.
+        """
+
+    def prefill_s(self, new_tokens: int, context_tokens: int) -> float:
+        """Return the seconds of a prompt alone on the engine, in chunks of its token budget.
+
+        Args:
+            new_tokens: Prompt tokens to compute.
+            context_tokens: Cached tokens that they come after.
+        """
+
+
+class NetworkProfile(Protocol):
+    """Seconds of KV moves that have their wire to themselves."""
+
+    def transfer_s(self, source: int, target: int, tokens: int) -> float:
+        """Return how long the KV of ``tokens`` tokens takes from one engine to another."""
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A cluster as its operator knows it.
+
+    Attributes:
+        fleet: Engines with the roles that the cluster gives them, whatever an arm makes of them.
+        engines: Profile of each engine in that role.
+        network: Profile of the wires between them.
+    """
+
+    fleet: Fleet
+    engines: tuple[EngineProfile, ...]
+    network: NetworkProfile
+
+    @cached_property
+    def prefillers(self) -> tuple[int, ...]:
+        """Engines that the cluster sets apart for prefill; where none is, those that may do it."""
+        roles = self.fleet.roles
+        apart = tuple(i for i, role in enumerate(roles) if not role.decodes)
+        return apart or tuple(i for i, role in enumerate(roles) if role.prefills_for_others)
