@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conserve_gym.actions import ACTIONS
 from conserve_gym.agents.run_folder import CONFIG, MODEL, latest_checkpoint, load_model
-from conserve_gym.agents.training import ALGORITHMS, training_spec
+from conserve_gym.agents.training import ALGORITHMS, ENVIRONMENTS, training_spec
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs.configuration import ConfigurationError, validated
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
@@ -44,7 +44,10 @@ class LearnedPolicy:
         self.complete = path.name == MODEL
         self.name = folder.name if self.complete else f"{folder.name} at {path.stem} steps"
         spec = training_spec(config)
-        self.deployment = validated(Deployment, config.deployment, "deployment")
+        environment = ENVIRONMENTS[spec.environment]
+        self.deployment = environment.deployed(
+            validated(Deployment, config.deployment, "deployment")
+        )
         self.fleet = validated(ClusterSpec, config.cluster, "cluster").fleet(self.deployment)
         self.actions = ACTIONS[spec.environment](self.fleet)
         self.scaler = Scaler(len(self.fleet.roles))

@@ -30,9 +30,18 @@ from conserve_gym.agents.semi_markov import (
 )
 from conserve_gym.agents.training_spec import TrainingSpec
 from conserve_gym.envs.configuration import ConfigurationError, Scenario, scenario, validated
-from conserve_gym.envs.placement_env import ConversationPlacementEnv, JointPlacementEnv
+from conserve_gym.envs.placement_env import (
+    ConversationPlacementEnv,
+    JointPlacementEnv,
+    PlacementEnv,
+    TurnPlacementEnv,
+)
 
-ENVIRONMENTS = {"conversation": ConversationPlacementEnv, "joint": JointPlacementEnv}
+ENVIRONMENTS: dict[str, type[PlacementEnv]] = {
+    "conversation": ConversationPlacementEnv,
+    "joint": JointPlacementEnv,
+    "turn": TurnPlacementEnv,
+}
 ALGORITHMS: dict[str, tuple[Any, type[RolloutBuffer]]] = {
     "ppo": (PPO, TimeDiscountRolloutBuffer),
     "maskable_ppo": (MaskablePPO, TimeDiscountMaskableRolloutBuffer),

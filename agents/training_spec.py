@@ -59,7 +59,7 @@ class TrainingSpec:
             environment has masks and the algorithm none.
     """
 
-    environment: Literal["conversation", "joint"]
+    environment: Literal["conversation", "joint", "turn"]
     agent: AgentSpec
     seed: NonNegativeInt
     total_timesteps: PositiveInt

@@ -5,6 +5,7 @@ ENVIRONMENTS = {
         "conserve_gym.envs.placement_env:ConversationPlacementEnv"
     ),
     "conserve_gym/JointPlacement-v0": "conserve_gym.envs.placement_env:JointPlacementEnv",
+    "conserve_gym/TurnPlacement-v0": "conserve_gym.envs.placement_env:TurnPlacementEnv",
 }
 
 

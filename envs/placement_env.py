@@ -1,8 +1,9 @@
-"""The Gymnasium environments: one step is one conversation at the door."""
+"""The Gymnasium environments: one step is one conversation, or one turn, at the door."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, TypeAlias, cast
 
 import gymnasium
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from conserve_gym.actions import ACTIONS
+from conserve_gym.deployment import Deployment
 from conserve_gym.envs import rendering
 from conserve_gym.envs.configuration import ConfigurationError, Scenario, load_scenario
 from conserve_gym.envs.reward import reward_terms, weighted
@@ -60,7 +62,7 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
             )
         self.scenario = scenario
         self.render_mode = render_mode
-        self.deployment = scenario.deployment
+        self.deployment = self.deployed(scenario.deployment)
         spec = scenario.cluster
         self.fleet = spec.fleet(self.deployment)
         try:
@@ -86,6 +88,11 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
         self.action_space = spaces.Discrete(len(self.actions.meanings))
         self._cluster: Cluster | None = None
         self._timeline: Timeline | None = None
+
+    @classmethod
+    def deployed(cls, deployment: Deployment) -> Deployment:
+        """Return how the environment runs the GPUs, given what its scenario says."""
+        return deployment
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -304,3 +311,51 @@ class JointPlacementEnv(PlacementEnv):
     """
 
     action_kind = "joint"
+
+
+class TurnPlacementEnv(PlacementEnv):
+    """Choose for each turn where its prompt is prefilled.
+
+    ## Description
+    As `ConversationPlacement-v0`, but every turn passes the door and is decided on: prefill it
+    where it is decoded, or at a prefill engine, which pulls what it lacks of the conversation's KV
+    and sends the new KV back. A turn is decoded where the conversation's last turn was, while there
+    is room for it, else at the engine with most free KV, which the history is then moved to. The KV
+    of conversations between two turns counts as free, and engines keep it until they need the room.
+
+    With it, rules and learners that decide per turn run on the same cluster, and in the same
+    tables, as those that decide per conversation.
+
+    ## Action Space
+    `Discrete(2)`: 0 prefills the turn where it is decoded, 1 at a prefill engine (fewest prompt
+    tokens in flight). A conversation's first turn is colocated or disaggregated by it.
+
+    ## Observation Space
+    A `Dict` of `Box(0, 1)` of float32: `cluster` (fields,), `conversation` (fields,), `engines`
+    (engines, fields); scaling as in `ConversationPlacement-v0`. `turn`, `new` and `holds` are those
+    of the turn at the door.
+
+    <observation table>
+
+    ## Rewards
+    As in `ConversationPlacement-v0`: terms become known when a conversation has ended.
+
+    ## Starting State
+    As in `ConversationPlacement-v0`.
+
+    ## Episode End
+    As in `ConversationPlacement-v0`; a copy in mid-episode has the same future here too.
+
+    ## Arguments
+    As in `ConversationPlacement-v0`; the scenario's `deployment.decides_every_turn` counts as true.
+
+    ## Version History
+    * v0: initial version
+    """
+
+    action_kind = "turn"
+
+    @classmethod
+    def deployed(cls, deployment: Deployment) -> Deployment:
+        """Return the scenario's deployment, with a decision on every turn."""
+        return replace(deployment, decides_every_turn=True)

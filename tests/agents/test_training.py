@@ -13,12 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from stable_baselines3 import PPO
 
 from conserve_gym.agents import callbacks, run_folder
+from conserve_gym.agents.evaluation import play
 from conserve_gym.agents.learned import LearnedPolicy
 from conserve_gym.agents.run_folder import latest_checkpoint
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
 from conserve_gym.agents.training import train
-from conserve_gym.envs.configuration import ConfigurationError
+from conserve_gym.envs.configuration import ConfigurationError, load_scenario
 from conserve_gym.envs.placement_env import ConversationPlacementEnv
+from conserve_gym.ledger import Placed
 from conserve_gym.observation import field_table
 
 TinyConfig = Callable[..., DictConfig]
@@ -185,3 +187,15 @@ def test_a_truncated_or_foreign_model_is_one_clear_error(
         LearnedPolicy(copy)
     with pytest.raises(ConfigurationError, match="no trained model"):
         LearnedPolicy(tmp_path)
+
+
+def test_a_policy_that_decides_every_turn_is_trained_and_played(
+    tiny_config: TinyConfig, tmp_path: Path
+) -> None:
+    run = train(tiny_config(f"run={tmp_path / 'run'}", "environment=turn", "total_timesteps=256"))
+    policy = LearnedPolicy(run)
+    assert policy.deployment.decides_every_turn
+    small = load_scenario(["workload.conversations=6"])
+    ledger = play(small, policy, 0).ledger
+    placed = [event.turn for event in ledger if isinstance(event, Placed)]
+    assert sorted(set(placed)) == [0, 1, 2, 3, 4]

@@ -18,6 +18,7 @@ from conserve_gym.envs.placement_env import (
     ConversationPlacementEnv,
     JointPlacementEnv,
     PlacementEnv,
+    TurnPlacementEnv,
 )
 from conserve_gym.envs.serving import cluster as cluster_module
 from conserve_gym.envs.workloads.conversation import Conversation, Turn
@@ -25,6 +26,7 @@ from conserve_gym.observation import Observation
 from conserve_gym.observer import Observer
 
 CONVERSATIONS = 14
+KINDS = (ConversationPlacementEnv, JointPlacementEnv, TurnPlacementEnv)
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +94,14 @@ def differ_while_the_past_is_shared(
     for index in rng.choice(CONVERSATIONS, size=4, replace=False):
         from_turn = int(rng.integers(len(episode[index].turns)))
         changed[index] = another_future(episode[index], from_turn, rng)
-    actions = [int(a) for a in rng.integers(0, 1000, size=CONVERSATIONS)]
+    actions = [int(a) for a in rng.integers(0, 1000, size=5 * CONVERSATIONS)]
     first, second = play(env, episode, actions), play(twin, changed, actions)
     compared = decisions_in_the_shared_past(env, first, second, twin)
     differing = sum(a != b for a, b in zip(first[:compared], second[:compared], strict=True))
     return compared, differing
 
 
-@pytest.mark.parametrize("kind", [ConversationPlacementEnv, JointPlacementEnv])
+@pytest.mark.parametrize("kind", KINDS)
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=25, deadline=None)
 def test_twin_worlds_look_alike_until_they_differ(
@@ -110,7 +112,7 @@ def test_twin_worlds_look_alike_until_they_differ(
     assert differing == 0
 
 
-@pytest.mark.parametrize("kind", [ConversationPlacementEnv, JointPlacementEnv])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_contract_test_catches_each_leak(
     kind: type[PlacementEnv], scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:

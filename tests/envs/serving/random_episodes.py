@@ -263,5 +263,6 @@ def episodes(draw: st.DrawFn, most_conversations: int = 8) -> Episode:
         reservation=draw(st.sampled_from((Reservation.NONE, *Reservation))),
         decides_every_turn=draw(st.booleans()),
         prefix_caching=draw(st.sampled_from((True, True, False))),
+        pulls_history=draw(st.sampled_from((True, True, False))),
     )
     return Episode(spec, deployment, conversations, draw(st.integers(0, 99)), draw(st.booleans()))

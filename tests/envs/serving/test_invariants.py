@@ -144,13 +144,20 @@ def test_kv_moves_are_those_that_the_placements_imply(episode: Episode) -> None:
             pull = moves.pop(key, [])
             assert len(pull) <= 1
             for move in pull:
-                assert caching
+                assert caching and episode.deployment.pulls_history
                 assert (move.source, move.target) == (home, computed_at)
                 assert home != computed_at
                 assert move.tokens <= turn.input_tokens - turn.new_tokens
             homes[event.conversation] = decode_at
     assert not any(moves.values())
     assert not prefilled
+
+
+@EXAMPLES
+@given(episodes())
+def test_asking_engines_for_their_queues_changes_nothing(episode: Episode) -> None:
+    asking = replace(episode, deployment=replace(episode.deployment, engine_exports=True))
+    assert asking.play().ledger.digest() == episode.play().ledger.digest()
 
 
 @EXAMPLES
