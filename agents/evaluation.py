@@ -69,6 +69,17 @@ def measured(cluster: Cluster, policy: Policy, seed: int) -> Episode:
     policy.reset(seed)
     while cluster.advance():
         cluster.place(policy.decide(cluster.observe()))
+    return finished(cluster, policy, seed)
+
+
+def finished(cluster: Cluster, policy: Policy, seed: int) -> Episode:
+    """Return what an episode that has come to its end reports.
+
+    Args:
+        cluster: A cluster whose conversations have all ended.
+        policy: Who placed them.
+        seed: Of the episode.
+    """
     reader = RecordReader()
     records = sorted(reader.read(cluster.ledger), key=lambda record: record.conversation)
     spec = cluster.spec
