@@ -93,6 +93,23 @@ def evaluate(config: DictConfig) -> float:
     return summary[policies[-1].name]["slo_attainment_pct"].mean
 
 
+@hydra.main(config_name="tune", **CONFIG)
+@_command
+def tune(config: DictConfig) -> None:
+    """Tune a rule's parameters on training episodes."""
+    from conserve_gym.agents.tuning import tune as run
+
+    console = Console()
+    found = run(config, console)
+    setting = ", ".join(f"{name}={value}" for name, value in found.parameters.items())
+    console.print(
+        f"{config.policy}: {setting}\nSLO attainment on the training episodes "
+        f"{found.attainment_pct:.2f} %, published setting {found.published_pct:.2f} %\n"
+        f"{found.path}",
+        soft_wrap=True,
+    )
+
+
 @hydra.main(config_name="export", **CONFIG)
 @_command
 def export(config: DictConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
 
     Args:
         asked: What the user wrote: a name, a path, or a baseline's name with its parameters, such
-            as ``{"conserve_offload": {"tokens": 2048}}``.
+            as ``{"conserve_offload": {"tokens": 2048}}`` or the path of a ``tuned.json``.
         cluster: The cluster that it shall decide for.
 
     Raises:
@@ -54,13 +55,25 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
 
 
 def _named(asked: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if isinstance(asked, str) and asked.endswith(".json"):
+        asked = _tuned(Path(asked))
     if isinstance(asked, str):
         return asked, {}
-    if len(asked) == 1:
+    if isinstance(asked, Mapping) and len(asked) == 1:
         ((name, parameters),) = asked.items()
         if isinstance(name, str) and isinstance(parameters, Mapping):
             return name, {str(key): value for key, value in parameters.items()}
     raise ConfigurationError(f"policy {asked!r} is no name, nor {{name: {{parameter: value}}}}")
+
+
+def _tuned(path: Path) -> Any:
+    """Return what a tuning has found."""
+    try:
+        return json.loads(path.read_text("utf-8"))["policy"]
+    except OSError as error:
+        raise ConfigurationError(f"policy {str(path)!r}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigurationError(f"policy {str(path)!r} is no tuned rule ({error!r})") from None
 
 
 def _check_fleet(name: str, trained: Fleet, given: Fleet) -> None:

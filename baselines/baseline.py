@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -80,7 +81,7 @@ class Baseline:
                 raise ValueError(f"{given} is none of {', '.join(parameter.choices)}")
         elif isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{given} is no number")
+        elif not 0 <= value < math.inf:
+            raise ValueError(f"{given} must not be negative, and finite")
         elif isinstance(parameter.default, int) and value != int(value):
             raise ValueError(f"{given} is not a whole number")
-        elif not value >= 0:
-            raise ValueError(f"{given} must not be negative")

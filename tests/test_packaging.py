@@ -153,6 +153,7 @@ def test_running_environment_resolves_the_mapping(tmp_path: Path) -> None:
         "conserve-calibrate",
         "conserve-validate",
         "conserve-reproduce",
+        "conserve-tune",
         "conserve-fetch-traces",
         "conserve-workload",
     }

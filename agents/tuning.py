@@ -1,0 +1,240 @@
+"""Tunes a rule's parameters on training episodes, with the budget that a learner gets."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from pydantic import NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from conserve_gym.agents.evaluation import play
+from conserve_gym.agents.policies import resolve
+from conserve_gym.agents.provenance import git_revision, provenance, write_json
+from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
+from conserve_gym.baselines.baseline import Baseline, Parameter, Value
+from conserve_gym.baselines.registry import BASELINES
+from conserve_gym.envs.configuration import (
+    ConfigurationError,
+    Scenario,
+    scenario,
+    validated,
+)
+from conserve_gym.envs.fields import STRICT, Positive
+from conserve_gym.files import whole
+from conserve_gym.ledger import Placed
+
+TUNED = "tuned.json"
+_SETTINGS, _STUDY, _TRIALS = "settings.json", "study.log", "trials.csv"
+
+
+@dataclass(frozen=True, config=STRICT)
+class TuningSpec:
+    """What is tuned, and how long.
+
+    Attributes:
+        policy: Name of a baseline that has parameters.
+        budget: Decisions to play in all.
+        trials: Settings to try, the published one among them.
+        rates: Conversations a second; a setting's worth is its mean over them.
+        seed: Of the search.
+        output: Folder to write to.
+    """
+
+    policy: str
+    budget: PositiveInt
+    trials: PositiveInt
+    rates: list[Positive]
+    seed: NonNegativeInt
+    output: Path
+
+
+class Tuned(NamedTuple):
+    """What a search has found.
+
+    Attributes:
+        parameters: The best setting.
+        attainment_pct: Its SLO attainment on the training episodes.
+        published_pct: That of the published setting on the same.
+        episodes: How many each setting played at each rate.
+        path: File that names the setting for evaluations.
+    """
+
+    parameters: dict[str, Value]
+    attainment_pct: float
+    published_pct: float
+    episodes: int
+    path: Path
+
+
+def tune(config: DictConfig, console: Console) -> Tuned:
+    """Search for the setting with the highest SLO attainment.
+
+    A folder that a search was stopped in goes on.
+
+    Raises:
+        ConfigurationError: A key or value is not right, the workload is no training split, or the
+            folder holds another search.
+    """
+    keys = TuningSpec.__dataclass_fields__
+    spec = validated(TuningSpec, OmegaConf.create({key: config[key] for key in keys}))
+    baseline = _tunable(spec.policy)
+    loads = _loads(config, spec.rates)
+    _claim(config, spec.output)
+    optuna = _optuna()
+    study = optuna.create_study(
+        direction="maximize",
+        study_name=spec.policy,
+        sampler=optuna.samplers.TPESampler(seed=spec.seed),
+        storage=optuna.storages.JournalStorage(
+            optuna.storages.journal.JournalFileBackend(str(spec.output / _STUDY))
+        ),
+        load_if_exists=True,
+    )
+    published = {name: parameter.default for name, parameter in baseline.parameters.items()}
+    if not study.trials:
+        study.enqueue_trial(published)
+    episodes = _episodes(spec, loads)
+    columns = (TextColumn("tuning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("tuning", total=spec.trials)
+        while (done := len(_complete(study))) < spec.trials:
+            progress.update(task, completed=done)
+            trial = study.ask()
+            setting = {
+                name: _suggest(trial, name, parameter)
+                for name, parameter in baseline.parameters.items()
+            }
+            study.tell(trial, _attainment_pct(spec.policy, setting, loads, episodes))
+    _write_trials(spec.output / _TRIALS, study, list(published))
+    best = dict(study.best_params)
+    found = Tuned(best, study.best_value, _complete(study)[0].value, episodes, spec.output / TUNED)
+    _write(found, spec, loads[0])
+    return found
+
+
+def _tunable(name: str) -> Baseline:
+    able = [known for known, baseline in BASELINES.items() if baseline.parameters]
+    if name not in able:
+        raise ConfigurationError(
+            f"policy={name!r} has no parameters to tune; these have: {', '.join(able)}"
+        )
+    return BASELINES[name]
+
+
+def _loads(config: DictConfig, rates: Sequence[float]) -> list[Scenario]:
+    """Return the scenario at each rate, of a recording's training split."""
+    if not rates:
+        raise ConfigurationError("rates=[] must name at least one load")
+    config = config.copy()
+    if "split" in config.workload:
+        if config.workload.split not in (None, "train"):
+            raise ConfigurationError(
+                f"workload.split={config.workload.split}: rules are tuned on train"
+            )
+        config.workload.split = "train"
+    loads = []
+    for rate in rates:
+        config.arrivals.rate = rate
+        loads.append(scenario(config))
+    return loads
+
+
+def _claim(config: DictConfig, folder: Path) -> None:
+    """Write down what the search is; one that goes on must be the same."""
+    settings = {str(key): str(value) for key, value in config.items() if key != "output"}
+    settings["revision"] = str(git_revision())
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _SETTINGS
+    if path.exists():
+        found = json.loads(path.read_text("utf-8"))
+        differing = sorted(
+            key for key in found.keys() | settings.keys() if found.get(key) != settings.get(key)
+        )
+        if differing:
+            raise ConfigurationError(
+                f"output={folder} holds a search with another {', '.join(differing)}; "
+                "choose another folder"
+            )
+    write_json(path, settings)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigurationError("tuning needs Optuna: pip install 'conserve-gym[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def _suggest(trial: Any, name: str, parameter: Parameter) -> Value:
+    if parameter.choices:
+        value: Value = trial.suggest_categorical(name, parameter.choices)
+    elif isinstance(parameter.default, int):
+        low, high = int(parameter.low), int(parameter.high)
+        value = trial.suggest_int(name, low, high, log=parameter.logarithmic)
+    else:
+        value = trial.suggest_float(name, parameter.low, parameter.high, log=parameter.logarithmic)
+    return value
+
+
+def _complete(study: Any) -> list[Any]:
+    return [trial for trial in study.trials if trial.value is not None]
+
+
+def _episodes(spec: TuningSpec, loads: Sequence[Scenario]) -> int:
+    """Return how many episodes each setting may play at each rate."""
+    policy = resolve(spec.policy, loads[0].cluster)
+    ledger = play(loads[0], policy, FIRST_TRAINING_SEED).ledger
+    decisions = sum(isinstance(event, Placed) for event in ledger)
+    episodes = spec.budget // (spec.trials * decisions * len(loads))
+    if not episodes:
+        raise ConfigurationError(
+            f"budget={spec.budget:,} is less than trials={spec.trials} with an episode of "
+            f"{decisions:,} decisions at each of {len(loads)} rates"
+        )
+    return episodes
+
+
+def _attainment_pct(
+    name: str, setting: Mapping[str, Value], loads: Sequence[Scenario], episodes: int
+) -> float:
+    """Return the mean SLO attainment; every setting meets the same episodes."""
+    attained = [
+        play(load, resolve({name: setting}, load.cluster), FIRST_TRAINING_SEED + i).metrics[
+            "slo_attainment_pct"
+        ]
+        for load in loads
+        for i in range(episodes)
+    ]
+    return float(np.mean(attained))
+
+
+def _write_trials(path: Path, study: Any, names: Sequence[str]) -> None:
+    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", *names, "slo_attainment_pct"])
+        for i, trial in enumerate(_complete(study)):
+            writer.writerow([i, *(trial.params[name] for name in names), trial.value])
+
+
+def _write(found: Tuned, spec: TuningSpec, load: Scenario) -> None:
+    values = {
+        "policy": {spec.policy: found.parameters},
+        "training_slo_attainment_pct": found.attainment_pct,
+        "published_slo_attainment_pct": found.published_pct,
+        "workload": load.workload.name,
+        "rates": spec.rates,
+        "settings_tried": spec.trials,
+        "episodes_of_each_at_each_rate": found.episodes,
+        **provenance(load.cluster),
+    }
+    write_json(found.path, values)
