@@ -110,6 +110,17 @@ def tune(config: DictConfig) -> None:
     )
 
 
+@hydra.main(config_name="ablate", **CONFIG)
+@_command
+def ablate(config: DictConfig) -> None:
+    """Find out what observations are worth, and what perfect predictions would be."""
+    from conserve_gym.agents.ablation.study import run
+
+    console = Console()
+    for path in run(config, console):
+        console.print(str(path), soft_wrap=True)
+
+
 @hydra.main(config_name="export", **CONFIG)
 @_command
 def export(config: DictConfig) -> None:

@@ -154,6 +154,7 @@ def test_running_environment_resolves_the_mapping(tmp_path: Path) -> None:
         "conserve-validate",
         "conserve-reproduce",
         "conserve-tune",
+        "conserve-ablate",
         "conserve-fetch-traces",
         "conserve-workload",
     }

@@ -1,0 +1,1 @@
+"""What each group of observations is worth, and what perfect predictions would be."""

@@ -1,0 +1,178 @@
+"""Trains every arm of the ablation, judges it on unseen episodes, and reports."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from omegaconf import DictConfig
+from pydantic import Field, PositiveInt
+from pydantic.dataclasses import dataclass as validated_dataclass
+from rich.console import Console
+from rich.table import Table
+
+from conserve_gym.agents import campaign
+from conserve_gym.agents.ablation import arms
+from conserve_gym.agents.ablation.features import Group
+from conserve_gym.agents.provenance import provenance, write_json
+from conserve_gym.agents.statistics import Estimate, estimate
+from conserve_gym.envs.configuration import ConfigurationError, Scenario, scenario, validated
+from conserve_gym.envs.fields import STRICT, Positive
+from conserve_gym.files import whole
+
+METRICS = ("slo_attainment_pct", "goodput_per_s", "ttfet_p95", "tbt_p95", "tokens_per_joule")
+COMPARED = "all that was observed"
+"""The arm that the others are compared with: all that is honest and needs nobody's help."""
+
+
+@validated_dataclass(frozen=True, config=STRICT)
+class AblationSpec:
+    """How the arms are trained and judged.
+
+    Attributes:
+        arms: Which ones.
+        rates: Conversations a second; one set of weights for all of them.
+        budget: Decisions that each training plays.
+        repeats: Trainings of each arm.
+        seeds: Evaluation episodes at each rate.
+        workers: Processes; None takes one a core.
+        output: Folder to write to.
+    """
+
+    arms: list[str]
+    rates: Annotated[list[Positive], Field(min_length=1)]
+    budget: PositiveInt
+    repeats: PositiveInt
+    seeds: Annotated[int, Field(ge=2)]
+    workers: PositiveInt | None
+    output: Path
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of one arm."""
+
+    arm: str
+    repeat: int
+
+
+def run(config: DictConfig, console: Console) -> list[Path]:
+    """Train, judge and write the table; a folder that was stopped in goes on.
+
+    Raises:
+        ConfigurationError: A key or value is not right, or the folder holds another study.
+    """
+    keys = AblationSpec.__dataclass_fields__
+    spec = validated(AblationSpec, DictConfig({key: config[key] for key in keys}))
+    _check(spec)
+    loads = _loads(config, spec.rates)
+    shown = ("arms", "repeats", "output", "workers")
+    settings = {str(k): str(v) for k, v in config.items() if k not in shown}
+    campaign.claim(spec.output, settings)
+    results = campaign.load(spec.output, Cell)
+    cells = [Cell(arm, repeat) for repeat in range(spec.repeats) for arm in spec.arms]
+    jobs = {cell: partial(_train_and_judge, loads, cell, spec.budget, spec.seeds) for cell in cells}
+    campaign.play(jobs, spec.output, results, spec.workers, console)
+    rows = _rows(spec, {cell: results[cell] for cell in cells})
+    table = spec.output / "ablation.csv"
+    with whole(table) as partial_path, partial_path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    stamp = spec.output / "ablation.json"
+    write_json(stamp, {"settings": settings, **provenance(loads[0].cluster)})
+    console.print(_table(spec, rows, loads[0]))
+    return [table, stamp]
+
+
+def _check(spec: AblationSpec) -> None:
+    for arm in spec.arms:
+        if arm not in arms.ARMS:
+            raise ConfigurationError(f"arms={arm!r} is none of {', '.join(arms.ARMS)}")
+    if COMPARED not in spec.arms:
+        raise ConfigurationError(f"arms={spec.arms} must have {COMPARED!r} to compare with")
+
+
+def _loads(config: DictConfig, rates: Sequence[float]) -> list[Scenario]:
+    config = config.copy()
+    loads = []
+    for rate in rates:
+        config.arrivals.rate = rate
+        loads.append(scenario(config))
+    return loads
+
+
+def _train_and_judge(
+    loads: Sequence[Scenario], cell: Cell, budget: int, seeds: int
+) -> dict[str, Any]:
+    """Return each metric at each rate and seed, and what was learned."""
+    trained = arms.train(loads, cell.arm, cell.repeat, budget)
+    groups = arms.ARMS[cell.arm]
+    played = [
+        [arms.play(load, groups, trained.weights, seed).metrics for seed in range(seeds)]
+        for load in loads
+    ]
+    result: dict[str, Any] = {
+        metric: [[one[metric] for one in at_rate] for at_rate in played] for metric in METRICS
+    }
+    result["weights"] = trained.weights.tolist()
+    result["decisions"] = trained.decisions
+    return result
+
+
+def _rows(
+    spec: AblationSpec, results: Mapping[Cell, Mapping[str, Any]]
+) -> list[dict[str, str | float]]:
+    """Return a row for each arm and metric: mean over the rates, and the difference, paired."""
+    rows: list[dict[str, str | float]] = []
+    for arm in spec.arms:
+        for metric in METRICS:
+            own, compared = (
+                np.array([results[Cell(name, r)][metric] for r in range(spec.repeats)])
+                for name in (arm, COMPARED)
+            )
+            # Trainings differ more than episodes do: intervals are over them, each the mean of its
+            # episodes and rates. Those of one number meet the same episodes in every arm.
+            values = own.mean(axis=(1, 2))
+            less = values - compared.mean(axis=(1, 2))
+            row: dict[str, str | float] = {"arm": arm, "metric": metric}
+            row |= _named("", estimate(values.tolist())) | _named("less_", estimate(less.tolist()))
+            for i, rate in enumerate(spec.rates):
+                row[f"at_{rate:g}"] = float(own[:, i].mean())
+            rows.append(row)
+    return rows
+
+
+def _named(prefix: str, value: Estimate) -> dict[str, float]:
+    return {f"{prefix}{part}": number for part, number in value._asdict().items()}
+
+
+def _table(spec: AblationSpec, rows: Sequence[Mapping[str, Any]], load: Scenario) -> Table:
+    rates = ", ".join(f"{rate:g}" for rate in spec.rates)
+    table = Table(
+        title=f"What observations are worth: {load.workload.name} on {load.cluster.name}, "
+        f"{rates} conversations/s",
+        caption=f"SLO attainment, %. A linear policy, {spec.budget:,} decisions of training each, "
+        f"{spec.repeats} trainings, {spec.seeds} unseen episodes at each rate; ± 95 % over the "
+        "trainings. † sees the future.",
+    )
+    table.add_column("what it looks at")
+    for head in ("mean", f"less: {COMPARED}", *(f"at {rate:g}/s" for rate in spec.rates)):
+        table.add_column(head, justify="right")
+    for row in rows:
+        if row["metric"] != METRICS[0]:
+            continue
+        mark = " †" if Group.PREDICTIONS in arms.ARMS[row["arm"]] else ""
+        same = row["arm"] == COMPARED
+        table.add_row(
+            row["arm"] + mark,
+            f"{row['mean']:.1f} ±{row['high'] - row['mean']:.1f}",
+            "" if same else f"{row['less_mean']:+.1f} ±{row['less_high'] - row['less_mean']:.1f}",
+            *(f"{row[f'at_{rate:g}']:.1f}" for rate in spec.rates),
+        )
+    return table
