@@ -164,8 +164,11 @@ def test_random_is_reproducible_and_touches_no_other_stream() -> None:
         ("conserve", Deployment()),
         ("conserve_offload", Deployment()),
         ("conserve_oracle", Deployment(reservation=Reservation.ORACLE_PEAK)),
+        ("freeness", Deployment(all_mixed=True)),
         ("full_disagg", Deployment(decides_every_turn=True, prefix_caching=False)),
+        ("least_outstanding", Deployment(all_mixed=True)),
         ("random", Deployment()),
+        ("round_robin", Deployment(all_mixed=True, reservation=Reservation.NONE)),
     ],
 )
 def test_the_registry(name: str, deployment: Deployment) -> None:
@@ -184,8 +187,11 @@ def test_every_baseline_is_named_here() -> None:
         "conserve",
         "conserve_offload",
         "conserve_oracle",
+        "freeness",
         "full_disagg",
+        "least_outstanding",
         "random",
+        "round_robin",
     }
 
 
