@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from conserve_gym.baselines import (
     colocate,
     conserve,
+    decoding_prefiller,
     freeness,
     full_disagg,
     least_outstanding,
+    load_switch,
     random_choice,
     round_robin,
 )
@@ -20,9 +22,11 @@ from conserve_gym.site import Site
 _MODULES = (
     colocate,
     conserve,
+    decoding_prefiller,
     freeness,
     full_disagg,
     least_outstanding,
+    load_switch,
     random_choice,
     round_robin,
 )
