@@ -5,30 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from conserve_gym.baselines import (
+    cache_aware,
     colocate,
     conserve,
     decoding_prefiller,
     freeness,
     full_disagg,
     least_outstanding,
+    lmetric,
     load_switch,
     random_choice,
     round_robin,
+    smetric,
 )
 from conserve_gym.baselines.baseline import Baseline, Value
 from conserve_gym.policy import Policy
 from conserve_gym.site import Site
 
 _MODULES = (
+    cache_aware,
     colocate,
     conserve,
     decoding_prefiller,
     freeness,
     full_disagg,
     least_outstanding,
+    lmetric,
     load_switch,
     random_choice,
     round_robin,
+    smetric,
 )
 
 BASELINES: dict[str, Baseline] = {
