@@ -9,6 +9,7 @@ from conserve_gym.baselines import (
     colocate,
     conserve,
     decoding_prefiller,
+    disaggregate,
     freeness,
     full_disagg,
     least_outstanding,
@@ -17,6 +18,7 @@ from conserve_gym.baselines import (
     random_choice,
     round_robin,
     smetric,
+    splitwise,
 )
 from conserve_gym.baselines.baseline import Baseline, Value
 from conserve_gym.policy import Policy
@@ -27,6 +29,7 @@ _MODULES = (
     colocate,
     conserve,
     decoding_prefiller,
+    disaggregate,
     freeness,
     full_disagg,
     least_outstanding,
@@ -35,6 +38,7 @@ _MODULES = (
     random_choice,
     round_robin,
     smetric,
+    splitwise,
 )
 
 BASELINES: dict[str, Baseline] = {

@@ -170,6 +170,7 @@ def test_random_is_reproducible_and_touches_no_other_stream() -> None:
         ("conserve_offload", Deployment()),
         ("conserve_oracle", Deployment(reservation=Reservation.ORACLE_PEAK)),
         ("decoding_prefiller", Deployment(all_mixed=True)),
+        ("disaggregate", Deployment(decides_every_turn=True, pulls_history=False)),
         ("freeness", Deployment(all_mixed=True)),
         ("full_disagg", Deployment(decides_every_turn=True, prefix_caching=False)),
         ("least_outstanding", Deployment(all_mixed=True)),
@@ -178,6 +179,7 @@ def test_random_is_reproducible_and_touches_no_other_stream() -> None:
         ("random", Deployment()),
         ("round_robin", Deployment(all_mixed=True, reservation=Reservation.NONE)),
         ("smetric", PLAIN_ROUTER),
+        ("splitwise", PLAIN_ROUTER),
     ],
 )
 def test_the_registry(name: str, deployment: Deployment) -> None:
@@ -198,6 +200,7 @@ def test_every_baseline_is_named_here() -> None:
         "conserve_offload",
         "conserve_oracle",
         "decoding_prefiller",
+        "disaggregate",
         "freeness",
         "full_disagg",
         "least_outstanding",
@@ -206,6 +209,7 @@ def test_every_baseline_is_named_here() -> None:
         "random",
         "round_robin",
         "smetric",
+        "splitwise",
     }
 
 
