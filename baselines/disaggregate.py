@@ -7,7 +7,9 @@ prompt tokens in flight, and the least loaded decoder that with most free KV. Pl
 by a search over parallelism, the other half of DistServe, is the cluster's matter.
 
 Prefixes stay cached on both sides, which came after DistServe. No history is pulled back, so a
-prefill engine has the prompts that it computed, but not the answers, and computes these again.
+prefill engine has the prompts that it computed, but not the answers, and computes these again. Its
+pool is what limits the rule: of later turns' prompts of miniswe on a40_1p3d it finds 99 % at 0.5
+conversations/s, 37 % at 1 and 17 % at 1.5 (seed 0): the rest has been evicted.
 ``full_disagg`` is the paper's arm, which reuses nothing.
 """
 

@@ -30,7 +30,8 @@ from conserve_gym.policy import Reads
 CROSSOVER_PER_ENGINE = 0.34
 """Conversations/s for each engine: 1.375 on four."""
 KV_SHARE = 0.8
-"""Best of 0.5 to 0.9 for miniswe at 1.25 to 2 conversations/s on a40_1p3d, 2 to 4 on a40_1p7d."""
+"""Best mean of 0.5 to 0.9, for miniswe at 1.25 to 2 conversations/s on a40_1p3d and 2 to 4 on
+a40_1p7d (seeds 100 to 104)."""
 
 
 class LoadSwitch:

@@ -2,16 +2,18 @@
 
 Source: arXiv 2607.08565, with the defaults of its public ports. Each turn goes, prefill and
 decode, to one engine. A first turn goes to the least loaded one. A later turn goes to the engine
-that holds most of its prompt, unless that is less than ``hit_ratio`` of it, the engine's load is
+that holds most of its prompt, unless that is no more than ``hit_ratio`` of it, the engine's load is
 more than ``overload`` times the mean, or the turn would not have its first token within the SLO
 there but would somewhere else; then it goes to the least loaded one too. The SLO is
 1 s + 62.5 ms for each 1,000 prompt tokens, times ``slack``.
 
 The load of an engine is prefill work and context of its turns in flight: here all tokens that they
-are known to hold, and their uncached prompts again. Time to the first token is the prefill of what
-waits there and of the turn's own uncached tokens: c_lin n + c_attn n (L - n / 2) for n of L prompt
-tokens, with the coefficients fitted to each engine's profile, in the role that the cluster gives
-it. Prompts count as waiting until their first token is seen, first come first served.
+are known to hold, and their uncached prompts again. In a small fleet with little in flight one long
+turn overloads an engine; with ``overload`` at the number of engines none ever is. Time to the first
+token is the prefill of what waits there and of the turn's own uncached tokens:
+c_lin n + c_attn n (L - n / 2) for n of L prompt tokens, with the coefficients fitted to each
+engine's profile, in the role that the cluster gives it. Prompts count as waiting until their first
+token is seen, first come first served.
 
 A plain router moves no KV, so what an engine lacks of the history is computed again; and it has no
 door: turns wait at their engine.
@@ -93,7 +95,7 @@ class SMetric:
     Args:
         profiles: Of each engine.
         overload: Multiple of the mean load above which an engine is overloaded.
-        hit_ratio: Share of the prompt that an engine must hold to be the session's.
+        hit_ratio: Share of the prompt above which an engine that holds it is the session's.
         slack: Multiple of the SLO that the first token may take.
     """
 

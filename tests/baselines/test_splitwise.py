@@ -54,8 +54,14 @@ def test_full_queues_borrow_the_token_engine_that_waits_least_until_it_is_idle()
     # Nothing is left of the token pool: all are equals, and one engine does both.
     full[3] = 950
     assert policy.decide(seen(full, turns_in_flight=[9, 9, 1, 1]))[:2] == (0, 0)
-    # Both are idle again.
-    assert policy.decide(seen([901, 901, 0, 5], turns_in_flight=[9, 9, 0, 0]))[:2] == (2, 3)
+
+
+def test_an_engine_leaves_the_mixed_pool_when_it_is_idle() -> None:
+    policy = splitwise()
+    free = (900, 900, 800, 700)
+    assert policy.decide(seen([901, 901, 5, 9], free=free))[0] == 2  # mixed from now on
+    assert policy.decide(seen([0, 9, 0, 0], free=free, turns_in_flight=[0, 0, 1, 9]))[:2] == (0, 3)
+    assert policy.decide(seen([0, 9, 0, 0], free=free, turns_in_flight=[0, 0, 0, 9]))[:2] == (0, 2)
 
 
 def test_full_token_engines_borrow_the_prompt_engine_with_most_free_kv() -> None:
