@@ -4,12 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from conserve_gym.baselines import colocate, conserve, full_disagg, random_choice
+from conserve_gym.baselines import (
+    cache_aware,
+    colocate,
+    conserve,
+    decoding_prefiller,
+    disaggregate,
+    freeness,
+    full_disagg,
+    least_outstanding,
+    lmetric,
+    load_switch,
+    random_choice,
+    round_robin,
+    smetric,
+    splitwise,
+)
 from conserve_gym.baselines.baseline import Baseline, Value
 from conserve_gym.policy import Policy
 from conserve_gym.site import Site
 
-_MODULES = (colocate, conserve, full_disagg, random_choice)
+_MODULES = (
+    cache_aware,
+    colocate,
+    conserve,
+    decoding_prefiller,
+    disaggregate,
+    freeness,
+    full_disagg,
+    least_outstanding,
+    lmetric,
+    load_switch,
+    random_choice,
+    round_robin,
+    smetric,
+    splitwise,
+)
 
 BASELINES: dict[str, Baseline] = {
     name: baseline for module in _MODULES for name, baseline in module.BASELINES.items()

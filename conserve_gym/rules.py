@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
@@ -15,10 +17,14 @@ def most_free_decoder(observation: Observation) -> int:
     Source: ``KvTracker.best_engine_for`` of the ConServe artifact (github.com/jerryding95/conserve
     at 2a8c3bc, 10 June 2026): argmax of budget less reserved tokens.
     """
-    decoders, free = observation.fleet.decoders, observation.free_kv_tokens.tolist()
-    open_to = observation.open_to.tolist()
-    with_room = [engine for engine in decoders if open_to[engine]]
-    return max(with_room or decoders, key=free.__getitem__)
+    return most_free(observation, observation.fleet.decoders)
+
+
+def most_free(observation: Observation, engines: Sequence[int]) -> int:
+    """Return that of the engines with most free KV, among those with room if there are any."""
+    free, open_to = observation.free_kv_tokens.tolist(), observation.open_to.tolist()
+    with_room = [engine for engine in engines if open_to[engine]]
+    return max(with_room or engines, key=free.__getitem__)
 
 
 def home_decoder(observation: Observation) -> int:
@@ -47,8 +53,13 @@ def least_loaded_prefiller(observation: Observation, decode_at: int) -> int:
         raise ConServeGymError(
             f"cannot disaggregate: of engines with roles {roles} none prefills for another"
         )
+    return least_waiting(observation, prefillers)
+
+
+def least_waiting(observation: Observation, engines: Sequence[int]) -> int:
+    """Return that of the engines with fewest prompt tokens in flight."""
     waiting = observation.engine_field("prompt_in_flight").tolist()
-    return min(prefillers, key=waiting.__getitem__)
+    return min(engines, key=waiting.__getitem__)
 
 
 def place(observation: Observation, *, disaggregate: bool) -> Placement:

@@ -26,6 +26,10 @@ from conserve_gym.placement import Placement
 from conserve_gym.policy import Policy
 
 SITE = site(load_scenario().cluster)
+# Every turn to an engine at once, where its KV may be or not.
+PLAIN_ROUTER = Deployment(
+    all_mixed=True, reservation=Reservation.NONE, decides_every_turn=True, pulls_history=False
+)
 
 P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED
 
@@ -159,13 +163,23 @@ def test_random_is_reproducible_and_touches_no_other_stream() -> None:
 @pytest.mark.parametrize(
     ("name", "deployment"),
     [
+        ("cache_aware", PLAIN_ROUTER),
         ("colocate", Deployment(all_mixed=True)),
         ("colocate_oracle", Deployment(all_mixed=True, reservation=Reservation.ORACLE_PEAK)),
         ("conserve", Deployment()),
         ("conserve_offload", Deployment()),
         ("conserve_oracle", Deployment(reservation=Reservation.ORACLE_PEAK)),
+        ("decoding_prefiller", Deployment(all_mixed=True)),
+        ("disaggregate", Deployment(decides_every_turn=True, pulls_history=False)),
+        ("freeness", Deployment(all_mixed=True)),
         ("full_disagg", Deployment(decides_every_turn=True, prefix_caching=False)),
+        ("least_outstanding", Deployment(all_mixed=True)),
+        ("lmetric", PLAIN_ROUTER),
+        ("load_switch", Deployment(all_mixed=True)),
         ("random", Deployment()),
+        ("round_robin", Deployment(all_mixed=True, reservation=Reservation.NONE)),
+        ("smetric", PLAIN_ROUTER),
+        ("splitwise", PLAIN_ROUTER),
     ],
 )
 def test_the_registry(name: str, deployment: Deployment) -> None:
@@ -179,13 +193,23 @@ def test_the_registry(name: str, deployment: Deployment) -> None:
 
 def test_every_baseline_is_named_here() -> None:
     assert set(BASELINES) == {
+        "cache_aware",
         "colocate",
         "colocate_oracle",
         "conserve",
         "conserve_offload",
         "conserve_oracle",
+        "decoding_prefiller",
+        "disaggregate",
+        "freeness",
         "full_disagg",
+        "least_outstanding",
+        "lmetric",
+        "load_switch",
         "random",
+        "round_robin",
+        "smetric",
+        "splitwise",
     }
 
 
