@@ -6,6 +6,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,13 +21,17 @@ from conserve_gym.policy import Policy
 CONFIG = {"config_path": "pkg://conserve_gym.conf", "version_base": "1.3"}
 
 
-def _command(run: Callable[[DictConfig], float | None]) -> Callable[[DictConfig], float | None]:
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _command(run: Callable[P, R]) -> Callable[P, R]:
     """Turn errors that a user can mend into one line and exit code 2."""
 
     @functools.wraps(run)
-    def wrapped(config: DictConfig) -> float | None:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return run(config)
+            return run(*args, **kwargs)
         except KeyboardInterrupt:
             print("stopped; what has a folder goes on when it is started again", file=sys.stderr)
             sys.exit(130)
@@ -247,10 +252,18 @@ def _original_names(value: object, known: list[str]) -> list[str]:
     return names
 
 
+@_command
+def workload() -> None:
+    """Look at recordings, convert them, or fit figures to them: ``profile FILE key=value``."""
+    from conserve_gym.agents.positional import keyed
+
+    sys.argv[1:] = keyed(sys.argv[1:])
+    _workload()
+
+
 @hydra.main(config_name="workload_tool", **CONFIG)
 @_command
-def workload(config: DictConfig) -> None:
-    """Look at recordings, convert them, or fit figures to them."""
+def _workload(config: DictConfig) -> None:
     from conserve_gym.agents.workload_tool import run
 
     _ = config.do, config.path  # said to be needed before anything else is looked at
