@@ -83,12 +83,12 @@ def test_sub_agents_are_conversations_with_the_same_root(tmp_path: Path) -> None
         agent([request(4, 8, 1, [])], agent_id="x"),
     ]
     recordings = read(tmp_path, session(requests), session(TURNS, "other"))
-    assert [(one.identifier, one.root, len(one.turns)) for one in recordings] == [
-        ("s", "s", 2),
-        ("s/x", "s", 1),
-        ("s/x (4)", "s", 1),
-        ("s/x/deep", "s", 1),
-        ("other", "other", 3),
+    assert [(one.identifier, one.root, one.parent, len(one.turns)) for one in recordings] == [
+        ("s", "s", None, 2),
+        ("s/x", "s", "s", 1),
+        ("s/x (4)", "s", "s", 1),
+        ("s/x/deep", "s", "s/x", 1),
+        ("other", "other", None, 3),
     ]
 
 
