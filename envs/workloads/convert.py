@@ -148,7 +148,7 @@ def _write_parquet(rows: Iterator[_Row], file: IO[bytes]) -> None:
     text, whole, number = pyarrow.string(), pyarrow.int64(), pyarrow.float64()
     types = (text, text, text, whole, number, number, number, text, whole, whole, whole)
     schema = pyarrow.schema(list(zip(_Row._fields, types, strict=True)))
-    with parquet.ParquetWriter(file, schema) as writer:
+    with parquet.ParquetWriter(file, schema, write_page_checksum=True) as writer:
         while batch := list(islice(rows, _BATCH)):
             columns = map(pyarrow.array, zip(*batch, strict=True), types)
             writer.write_batch(pyarrow.record_batch(list(columns), schema))

@@ -1,4 +1,4 @@
-"""Our own csv: one row a turn.
+"""Our own csv, or Parquet with the same columns: one row a turn.
 
 Columns: ``conv_id``; ``turn`` from 0; ``gap_s`` between the last turn's end and this turn's
 arrival, blank if unknown; ``input_tokens`` of the full prompt; ``new_tokens`` of it that need

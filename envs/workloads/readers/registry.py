@@ -68,12 +68,16 @@ READERS: dict[str, Reader] = _by_name(
 def detect(path: Path) -> str:
     """Return the name of the format that a file seems to have.
 
-    A csv file that no reader knows counts as our own, whose errors name the columns that it lacks.
+    A csv file that no reader knows counts as our own, whose errors name the columns that it lacks,
+    and so does Parquet.
 
     Raises:
         WorkloadError: The file cannot be read, or no format fits, or more than one.
     """
-    with closing(Source(path).lines()) as lines:
+    source = Source(path)
+    if source.is_parquet:
+        return conserve_csv.FORMAT
+    with closing(source.lines()) as lines:
         head = [line for _, line in islice(lines, _HEAD)]
     names = [name for name, reader in READERS.items() if reader.looks_like(head)]
     if len(names) == 1:
@@ -96,7 +100,7 @@ def open_recordings(
     """Open a file of recordings.
 
     Args:
-        path: The file, plain or packed with gzip or Zstandard.
+        path: The file, plain, packed with gzip or Zstandard, or Parquet.
         format: Name of its format; ``auto`` looks at its first lines.
         on_error: Whether a bad row stops the reading, or its conversation is left out and counted.
         unknown_gaps: Whether a turn after the first may have a gap that nobody knows (NaN).

@@ -17,6 +17,7 @@ from typing import IO, Any, BinaryIO, Literal
 import zstandard
 
 from conserve_gym.envs.workloads.conversation import GapKind, Turn, WorkloadError
+from conserve_gym.envs.workloads.readers import parquet
 
 OnError = Literal["stop", "skip"]
 
@@ -34,7 +35,7 @@ class Imputed(int):
 
 
 class Source:
-    """A file of recordings, plain or packed with gzip or Zstandard, read as a stream.
+    """A file of recordings, plain, packed with gzip or Zstandard, or Parquet, read as a stream.
 
     Args:
         path: The file.
@@ -44,6 +45,7 @@ class Source:
 
     Attributes:
         path: The file.
+        is_parquet: Whether it is Parquet: then it has rows, but no lines.
         skipped: Conversations that were left out.
         problems: What was wrong with the first of them.
 
@@ -67,10 +69,12 @@ class Source:
         self.problems: list[str] = []
         if not path.is_file():
             raise WorkloadError(f"{path}: no such file")
+        self.is_parquet = parquet.is_parquet(path)
 
     def error(self, line: int, field: str, value: object, why: str) -> RowError:
         """Return the error of a row, for its reader to raise."""
-        return RowError(f"{self.path}, line {line}: {field}={_short(value)}: {why}")
+        unit = "row" if self.is_parquet else "line"
+        return RowError(f"{self.path}, {unit} {line}: {field}={_short(value)}: {why}")
 
     def skip(self, error: RowError) -> None:
         """Leave a conversation out because of a bad row.
@@ -90,6 +94,8 @@ class Source:
         Raises:
             WorkloadError: The file cannot be unpacked or is not UTF-8.
         """
+        if self.is_parquet:
+            raise WorkloadError(f"{self.path}: Parquet is read as conserve_csv only")
         try:
             with self.path.open("rb") as packed, self._unpacked(packed) as file:
                 for number, line in enumerate(file, start=1):
@@ -116,7 +122,9 @@ class Source:
     def rows(
         self, columns: Sequence[str], optional: Sequence[str] = ()
     ) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Yield the named columns of every row of a csv file with a head.
+        """Yield the named columns of every row of a csv file with a head, or of a Parquet file.
+
+        A row's number is that of its line; in Parquet rows count from 1.
 
         Args:
             columns: Those that it must have.
@@ -125,6 +133,9 @@ class Source:
         Raises:
             WorkloadError: A column is missing, or the file is not csv.
         """
+        if self.is_parquet:
+            yield from parquet.rows(self.path, columns, optional)
+            return
         lines = self.lines()
         number = 1
 

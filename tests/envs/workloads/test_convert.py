@@ -17,6 +17,7 @@ from conserve_gym.envs.workloads.readers.registry import open_recordings
 
 TRACES = Path(__file__).resolve().parents[3].parent / "shared/traces"
 PACKED = (".csv", ".csv.gz", ".csv.zst")
+ENDINGS = (*PACKED, ".parquet")
 
 seconds = st.floats(0.0, 1e9) | st.just(math.nan)
 lengths = st.integers(1, 10**6)
@@ -59,7 +60,7 @@ def families(draw: st.DrawFn) -> list[Recording]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(recorded=families(), ending=st.sampled_from(PACKED))
+@given(recorded=families(), ending=st.sampled_from(ENDINGS))
 def test_what_is_written_is_read_again(
     recorded: list[Recording], ending: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -86,9 +87,10 @@ def test_real_files_are_read_again(name: str, tmp_path: Path) -> None:
     if not path.is_file():
         pytest.skip(f"the file is not there: {path}")
     recorded = list(open_recordings(path, empty_output_tokens=1)[1])
-    copy = tmp_path / "copy.csv.zst"
-    convert(recorded, copy)
-    assert repr(list(open_recordings(copy)[1])) == repr(recorded)
+    for ending in (".csv.zst", ".parquet"):
+        copy = tmp_path / f"copy{ending}"
+        convert(recorded, copy)
+        assert repr(list(open_recordings(copy)[1])) == repr(recorded)
 
 
 TWO = [
@@ -128,10 +130,8 @@ def test_parquet_without_pyarrow_says_what_is_missing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("ending", [*PACKED, ".parquet"])
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_a_file_that_cannot_be_whole_is_not_written(tmp_path: Path, ending: str) -> None:
-    if ending == ".parquet":
-        pytest.importorskip("pyarrow")
     path = tmp_path / f"trace{ending}"
     path.write_bytes(b"before")
 
