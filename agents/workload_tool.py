@@ -138,9 +138,9 @@ def _taken(spec: WorkloadToolSpec) -> _Taken:
         limits=limits,
         **spec.reader_options,
     )
-    changes = built(spec.transforms)
+    changes = built(spec.transforms, "transforms")
     if changes:
-        recordings = iter(applied(changes, list(recordings)))
+        recordings = iter(applied(changes, list(recordings), "transforms"))
     says = [change.name for change in changes]
     for key in ("conversations", "max_turns", "max_first_input_tokens", "max_context_tokens"):
         if (value := getattr(spec, key)) is not None:

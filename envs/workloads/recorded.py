@@ -85,6 +85,7 @@ class RecordedWorkload:
             blank_gap_s is not None or bool(transforms),
             empty_output_tokens,
             limits if split is None else limits._replace(conversations=math.inf),
+            "workload.",
             **(reader_options or {}),
         )
         recordings = list(stream)

@@ -95,6 +95,7 @@ def open_recordings(
     unknown_gaps: bool = True,
     empty_output_tokens: int | None = None,
     limits: Limits | None = None,
+    keys: str = "",
     **options: Any,
 ) -> tuple[Source, Iterator[Recording]]:
     """Open a file of recordings.
@@ -106,6 +107,7 @@ def open_recordings(
         unknown_gaps: Whether a turn after the first may have a gap that nobody knows (NaN).
         empty_output_tokens: What an output of 0 tokens counts as; None refuses empty outputs.
         limits: What is taken; None takes all.
+        keys: How the keys of these options begin, for errors: ``workload.`` in a scenario.
         **options: The format's own.
 
     Returns:
@@ -114,7 +116,7 @@ def open_recordings(
     Raises:
         WorkloadError: There is no such file, format or option.
     """
-    source = Source(path, on_error, unknown_gaps, empty_output_tokens)
+    source = Source(path, on_error, unknown_gaps, empty_output_tokens, keys)
     name = detect(path) if format == "auto" else format
     if name not in READERS:
         raise WorkloadError(f"format={name}: none of auto, {', '.join(READERS)}")
@@ -132,5 +134,5 @@ def open_recordings(
         problem = error.errors(include_url=False)[0]
         option = ".".join(map(str, problem["loc"]))
         raise WorkloadError(
-            f"{path} ({name}): {option}={problem['input']!r}: {problem['msg']}"
+            f"{path} ({name}): {keys}reader_options.{option}={problem['input']!r}: {problem['msg']}"
         ) from None

@@ -42,9 +42,11 @@ class Source:
         on_error: Whether a bad row stops the reading, or its conversation is left out and counted.
         unknown_gaps: Whether a turn after the first may have a gap that nobody knows (NaN).
         empty_output_tokens: What an output of 0 tokens counts as; None refuses empty outputs.
+        keys: How the keys of such options begin, for errors: ``workload.`` in a scenario.
 
     Attributes:
         path: The file.
+        keys: How the keys of options begin.
         is_parquet: Whether it is Parquet: then it has rows, but no lines.
         skipped: Conversations that were left out.
         problems: What was wrong with the first of them.
@@ -59,12 +61,14 @@ class Source:
         on_error: OnError = "stop",
         unknown_gaps: bool = True,
         empty_output_tokens: int | None = None,
+        keys: str = "",
     ) -> None:
         """Look whether the file is there."""
         self.path = path
         self._on_error = on_error
         self._unknown_gaps = unknown_gaps
         self._empty_output_tokens = empty_output_tokens
+        self.keys = keys
         self.skipped = 0
         self.problems: list[str] = []
         if not path.is_file():
@@ -220,7 +224,7 @@ class Source:
         if number:
             return number
         if self._empty_output_tokens is None:
-            why = "must be at least 1; workload.empty_output_tokens says what to take for it"
+            why = f"must be at least 1; {self.keys}empty_output_tokens says what to take for it"
             raise self.error(line, field, value, why)
         return Imputed(self._empty_output_tokens)
 
@@ -254,7 +258,7 @@ class Source:
         if output_tokens == 0:
             output_tokens = self.output(line, 0)
         if gap_s != gap_s and before and not self._unknown_gaps:
-            why = "blank; workload.blank_gap_s says what to take for it"
+            why = f"blank; {self.keys}blank_gap_s says what to take for it"
             raise self.error(line, "gap_s", "", why)
         for field, value in (
             ("input_tokens", input_tokens),

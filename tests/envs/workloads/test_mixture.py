@@ -79,7 +79,7 @@ def test_what_cannot_be_mixed_is_said(
 
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), "x"])
 def test_weights_are_positive(weight: Any) -> None:
-    with pytest.raises(ValidationError, match="weights.a"):
+    with pytest.raises(ValidationError, match=r"weights\.a"):
         mixture(a=weight)
 
 

@@ -105,7 +105,10 @@ def test_sub_agents_are_conversations_with_the_same_root(tmp_path: Path) -> None
         ({"requests": [{"type": "x"}]}, r"requests\[0\]\.type='x': none of n, s, subagent"),
         ({"requests": [{"type": "subagent"}]}, r"requests\[0\]\.requests=None: must be a list"),
         ({"requests": [TURNS[0], request(1, 0, 1, [])]}, r"requests\[1\]\.in=0: must be 1 to"),
-        ({"requests": [request(1, 9, 0, [])]}, r"requests\[0\]\.out=0: must be at least 1; work"),
+        (
+            {"requests": [request(1, 9, 0, [])]},
+            r"requests\[0\]\.out=0: must be at least 1; empty_output",
+        ),
         ({"requests": [request(1, 9, 1, ["a"])]}, r"hash_ids=\['a'\]: not a list of numbers"),
         ({"requests": [request(1, 9, 1, None)]}, "hash_ids=None: not a list"),
         ({"requests": [request(-1, 9, 1, [])]}, r"requests\[0\]\.t=-1: must be finite and at"),
