@@ -18,6 +18,7 @@ from conserve_gym.envs.workloads.readers import (
     azure,
     bailian,
     burstgpt,
+    conserve_artifact,
     conserve_csv,
     llmservingsim,
     mooncake,
@@ -53,6 +54,7 @@ def _by_name(*readers: Reader) -> dict[str, Reader]:
 # Another format is one more line here; no file may look like two of them.
 READERS: dict[str, Reader] = _by_name(
     conserve_csv,
+    conserve_artifact,
     weka,
     azure,
     burstgpt,
