@@ -186,3 +186,17 @@ def test_messages_name_the_keys_of_this_command(tmp_path: Path) -> None:
     path.write_text('{"session_id": "a", "input_length": 5, "output_length": 5}')
     with pytest.raises(WorkloadError, match=r" reader_options\.input_is_incremental=None: "):
         run(config("do=profile", f"path={path}", f"output={tmp_path}"), Console())
+
+
+def test_rebuilt_conversations_say_how_sure_they_are(
+    told: Callable[..., str], tmp_path: Path
+) -> None:
+    path = tmp_path / "trace.jsonl"
+    row = '{{"timestamp": {}, "input_length": {}, "output_length": 9, "hash_ids": [0, {}]}}'
+    rows = row.format(0, 1600, "1, 2, 3"), row.format(9000, 2000, "1, 2, 4")
+    path.write_text("\n".join(rows))
+    said = told("do=profile", f"path={path}", f"output={tmp_path}")
+    assert "1 links between requests, 100.0% strong" in said
+    written = OmegaConf.load(tmp_path / "profile.yaml")
+    assert isinstance(written, DictConfig)
+    assert written.notes[0].startswith("1 links")

@@ -166,7 +166,8 @@ def read(
     Raises:
         WorkloadError: A row cannot be right, or the file cannot be read.
     """
-    rebuilt = _Rebuilt(shared_blocks, Links() if links is None else links)
+    links = Links() if links is None else links
+    rebuilt = _Rebuilt(shared_blocks, links)
     now_s = 0.0
     for line, row in source.objects():
         try:
@@ -198,6 +199,7 @@ def read(
             one = rebuilt.begin(request)
         one.turns.append(turn)
         one.last_s = now_s
+    source.notes.append(str(links))
     for one in rebuilt.conversations:
         yield Recording(one.name, one.root, one.arrival_s, tuple(one.turns), one.parent)
 

@@ -50,6 +50,7 @@ class Source:
         is_parquet: Whether it is Parquet: then it has rows, but no lines.
         skipped: Conversations that were left out.
         problems: What was wrong with the first of them.
+        notes: What its reader says of the whole file, once it is read.
 
     Raises:
         WorkloadError: There is no such file.
@@ -71,6 +72,7 @@ class Source:
         self.keys = keys
         self.skipped = 0
         self.problems: list[str] = []
+        self.notes: list[str] = []
         if not path.is_file():
             raise WorkloadError(f"{path}: no such file")
         self.is_parquet = parquet.is_parquet(path)
