@@ -226,7 +226,7 @@ def test_public_recordings_are_listed_and_what_cannot_be_fetched_is_named(
     assert "CC-BY-4.0\n  https://raw.githubusercontent.com/Azure/" in listed.stdout
     nobody = "originals.azure_2023_code.address=http://127.0.0.1:9/x"
     for arguments, says in (
-        (["names=[azure]"], "error: names=azure is none of all, mooncake_conversation, azure_2023"),
+        (["names=[azure]"], "error: names=azure is none of all, conserve_miniswe, moon"),
         (["names=azure_2023_code", nobody], "error: http://127.0.0.1:9/x: Connection refused"),
         (["originals.azure_2023_code.file=../x"], "error: originals.azure_2023_code.file='../x'"),
         (["convert=yes please"], "error: convert='yes please' must be true or false"),
