@@ -6,7 +6,11 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
+<<<<<<< HEAD
 from typing import Any
+=======
+from typing import ParamSpec, TypeVar
+>>>>>>> w5
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,13 +25,17 @@ from conserve_gym.policy import Policy
 CONFIG = {"config_path": "pkg://conserve_gym.conf", "version_base": "1.3"}
 
 
-def _command(run: Callable[[DictConfig], float | None]) -> Callable[[DictConfig], float | None]:
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _command(run: Callable[P, R]) -> Callable[P, R]:
     """Turn errors that a user can mend into one line and exit code 2."""
 
     @functools.wraps(run)
-    def wrapped(config: DictConfig) -> float | None:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return run(config)
+            return run(*args, **kwargs)
         except KeyboardInterrupt:
             print("stopped; what has a folder goes on when it is started again", file=sys.stderr)
             sys.exit(130)
@@ -276,10 +284,18 @@ def _original_names(value: object, known: list[str]) -> list[str]:
     return names
 
 
+@_command
+def workload() -> None:
+    """Look at recordings, convert them, or fit figures to them: ``profile FILE key=value``."""
+    from conserve_gym.agents.positional import keyed
+
+    sys.argv[1:] = keyed(sys.argv[1:])
+    _workload()
+
+
 @hydra.main(config_name="workload_tool", **CONFIG)
 @_command
-def workload(config: DictConfig) -> None:
-    """Look at recordings, convert them, or fit figures to them."""
+def _workload(config: DictConfig) -> None:
     from conserve_gym.agents.workload_tool import run
 
     _ = config.do, config.path  # said to be needed before anything else is looked at

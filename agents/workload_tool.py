@@ -138,9 +138,9 @@ def _taken(spec: WorkloadToolSpec) -> _Taken:
         limits=limits,
         **spec.reader_options,
     )
-    changes = built(spec.transforms)
+    changes = built(spec.transforms, "transforms")
     if changes:
-        recordings = iter(applied(changes, list(recordings)))
+        recordings = iter(applied(changes, list(recordings), "transforms"))
     says = [change.name for change in changes]
     for key in ("conversations", "max_turns", "max_first_input_tokens", "max_context_tokens"):
         if (value := getattr(spec, key)) is not None:
@@ -159,7 +159,9 @@ def _counted(recordings: Iterable[Recording], console: Console) -> Iterator[Reco
             yield recording
 
 
-def _skipped(source: Source, console: Console) -> None:
+def _said(source: Source, console: Console) -> None:
+    for note in source.notes:
+        console.print(note, soft_wrap=True, markup=False)
     if source.skipped:
         console.print(f"left out because of bad rows: {source.skipped:,} conversations")
         for problem in source.problems:
@@ -170,7 +172,7 @@ def _convert(spec: WorkloadToolSpec, console: Console) -> list[Path]:
     taken = _taken(spec)
     spec.output.parent.mkdir(parents=True, exist_ok=True)
     count = convert(_counted(taken.recordings, console), spec.output)
-    _skipped(taken.source, console)
+    _said(taken.source, console)
     console.print(f"{count.conversations:,} conversations, {count.turns:,} turns")
     return [spec.output]
 
@@ -178,7 +180,7 @@ def _convert(spec: WorkloadToolSpec, console: Console) -> list[Path]:
 def _profile(spec: WorkloadToolSpec, console: Console) -> list[Path]:
     taken = _taken(spec)
     found = Profile.of(_counted(taken.recordings, console), StandaloneEngine.of(spec.cluster))
-    _skipped(taken.source, console)
+    _said(taken.source, console)
     tier = spec.cluster.hardware[spec.cluster.standalone]
     engine = f"a lone {tier.gpu} with {tier.model}"
     statistics = found.statistics()
@@ -194,6 +196,7 @@ def _profile(spec: WorkloadToolSpec, console: Console) -> list[Path]:
         "changes": taken.changes,
         "service_time": engine,
         "skipped_conversations": taken.source.skipped,
+        "notes": taken.source.notes,
         "statistics": {name: _or_none(value) for name, value in statistics.items()},
     }
     with whole(settings) as partial:
@@ -232,7 +235,7 @@ def _fit(spec: WorkloadToolSpec, console: Console) -> list[Path]:
     name, source = _named(spec)
     taken = _taken(spec)
     conversations = [one.turns for one in _counted(taken.recordings, console)]
-    _skipped(taken.source, console)
+    _said(taken.source, console)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("fitting", total=None)
 

@@ -71,9 +71,12 @@ class Recording(NamedTuple):
             conversation which began it all. Splits keep those of one root together.
         arrival_s: When it began, in seconds since the recording's; NaN if nobody knows.
         turns: Its turns.
+        parent: Name of the conversation that began this one, or that it branched off; None for a
+            root. Its own turns need not be there.
     """
 
     identifier: str
     root: str
     arrival_s: float
     turns: tuple[Turn, ...]
+    parent: str | None = None

@@ -30,6 +30,7 @@ class Written(NamedTuple):
 class _Row(NamedTuple):
     conv_id: str
     parent_conv_id: str | None
+    root_conv_id: str | None
     turn: int
     arrival_s: float | None
     t_s: float | None
@@ -72,22 +73,23 @@ class _Counts:
         self.turns = 0
 
     def rows(self, recordings: Iterable[Recording]) -> Iterator[_Row]:
-        for identifier, root, arrival_s, turns in recordings:
+        for identifier, root, arrival_s, turns, parent in recordings:
             if identifier in self.names:
                 raise WorkloadError(f"conversation {identifier!r}: there is another of that name")
-            for name in (identifier, root):
-                if not name.strip() or not name.isprintable():
+            for name in (identifier, root, parent):
+                if name is not None and not (name.strip() and name.isprintable()):
                     raise WorkloadError(
                         f"conversation {identifier!r}: a name must be printable and not blank"
                     )
             self.names.add(identifier)
             self.turns += len(turns)
-            parent = None if root == identifier else root
+            other_root = None if root == identifier else root
             arrival = _known(arrival_s)
             for index, turn in enumerate(turns):
                 yield _Row(
                     identifier,
                     parent,
+                    other_root,
                     index,
                     arrival,
                     _known(turn.sent_s),
@@ -144,9 +146,9 @@ def _write_parquet(rows: Iterator[_Row], file: IO[bytes]) -> None:
             "Parquet needs pyarrow: pip install 'conserve-gym[parquet]', or write .csv.zst"
         ) from None
     text, whole, number = pyarrow.string(), pyarrow.int64(), pyarrow.float64()
-    types = (text, text, whole, number, number, number, text, whole, whole, whole)
+    types = (text, text, text, whole, number, number, number, text, whole, whole, whole)
     schema = pyarrow.schema(list(zip(_Row._fields, types, strict=True)))
-    with parquet.ParquetWriter(file, schema) as writer:
+    with parquet.ParquetWriter(file, schema, write_page_checksum=True) as writer:
         while batch := list(islice(rows, _BATCH)):
             columns = map(pyarrow.array, zip(*batch, strict=True), types)
             writer.write_batch(pyarrow.record_batch(list(columns), schema))

@@ -30,12 +30,14 @@ class Profile:
         idle: Share of its life in which each conversation of several turns waits for a tool or a
             human; NaN where a gap is not known.
         contexts: Median and p95 of prompts by turn, as long as 20 conversations have it.
+        turn_1_shares: Share of each conversation's new input that its first prompt is.
     """
 
     samples: Samples
     arrivals_s: Array
     idle: Array
     contexts: Array
+    turn_1_shares: Array
 
     @classmethod
     def of(cls, recordings: Iterable[Recording], engine: StandaloneEngine) -> Profile:
@@ -51,12 +53,15 @@ class Profile:
         """
         arrivals: list[float] = []
         idle: list[float] = []
+        turn_1_shares: list[float] = []
         prompts: list[list[int]] = []
 
         def turns() -> Iterable[tuple[Turn, ...]]:
             for recording in recordings:
                 arrivals.append(recording.arrival_s)
                 idle.append(idle_share(recording.turns, engine))
+                new = sum(turn.new_tokens for turn in recording.turns)
+                turn_1_shares.append(recording.turns[0].new_tokens / new)
                 for place, turn in enumerate(recording.turns):
                     if place == len(prompts):
                         prompts.append([])
@@ -71,6 +76,7 @@ class Profile:
             np.sort(known[~np.isnan(known)]),
             np.array(idle)[samples.turns > 1],
             np.array(shown).reshape(-1, 2),
+            np.array(turn_1_shares),
         )
 
     def statistics(self) -> dict[str, float]:
@@ -120,8 +126,8 @@ def draw(profile: Profile, title: str, path: Path) -> None:
         path: The png file.
     """
     samples = profile.samples
-    figure = Figure(figsize=(15, 7), layout="constrained")
-    axes = figure.subplots(2, 4).flat
+    figure = Figure(figsize=(13, 10), layout="constrained")
+    axes = figure.subplots(3, 3).flat
     figure.suptitle(title, fontsize=11)
     marginals = samples.marginals()
     _cumulative(next(axes), "turns", "turns", marginals["turns"])
@@ -145,14 +151,9 @@ def draw(profile: Profile, title: str, path: Path) -> None:
     else:
         _nothing(arrivals)
     arrivals.set(title="arrivals", xlabel="s", ylabel="conversations")
-    idle = next(axes)
     known = profile.idle[~np.isnan(profile.idle)]
-    if known.size and known.max() > 0.0:
-        idle.plot(np.sort(known), np.arange(1, known.size + 1) / known.size)
-        idle.set_xlim(0.0, 1.0)
-    else:
-        _nothing(idle)
-    idle.set(title="idle share of a conversation", xlabel="share", ylabel="share of conversations")
+    _shares(next(axes), "idle share of a conversation", known if known.any() else known[:0])
+    _shares(next(axes), "turn 1's share of its new input", profile.turn_1_shares)
     with whole(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
 
@@ -167,6 +168,14 @@ def _cumulative(axes: Axes, title: str, unit: str, values: Array, label: str = "
     axes.set_xscale("symlog", linthresh=1.0)
     if label:
         axes.legend(fontsize=8)
+
+
+def _shares(axes: Axes, title: str, shares: Array) -> None:
+    axes.set(title=title, xlabel="share", ylabel="share of conversations up to", xlim=(0.0, 1.0))
+    if not shares.size:
+        _nothing(axes)
+        return
+    axes.plot(np.sort(shares), np.arange(1, shares.size + 1) / shares.size)
 
 
 def _nothing(axes: Axes) -> None:

@@ -23,7 +23,7 @@ class RecordedWorkload:
     """The first conversations of a file, in the file's order.
 
     Args:
-        path: File to read, plain or packed with gzip or Zstandard.
+        path: File to read, plain, packed with gzip or Zstandard, or Parquet.
         conversations: How many to take, of the split if there is one; None takes all.
         max_turns: Longer conversations are cut; None takes all turns.
         blank_gap_s: What an unknown gap counts as; None refuses unknown gaps.
@@ -85,6 +85,7 @@ class RecordedWorkload:
             blank_gap_s is not None or bool(transforms),
             empty_output_tokens,
             limits if split is None else limits._replace(conversations=math.inf),
+            "workload.",
             **(reader_options or {}),
         )
         recordings = list(stream)

@@ -55,8 +55,17 @@ def built(
     ]
 
 
-def applied(transforms: Sequence[Transform], recordings: list[Recording]) -> list[Recording]:
+def applied(
+    transforms: Sequence[Transform],
+    recordings: list[Recording],
+    field: str = "workload.transforms",
+) -> list[Recording]:
     """Return the recordings after all transforms, in order.
+
+    Args:
+        transforms: The transforms.
+        recordings: What they change.
+        field: Where they stand, for errors.
 
     Raises:
         WorkloadError: One cannot be applied, or leaves nothing.
@@ -64,7 +73,7 @@ def applied(transforms: Sequence[Transform], recordings: list[Recording]) -> lis
     for transform in transforms:
         recordings = transform(recordings)
         if not recordings:
-            raise WorkloadError(f"workload.transforms: {transform.name}: no conversation is left")
+            raise WorkloadError(f"{field}: {transform.name}: no conversation is left")
     return recordings
 
 

@@ -150,7 +150,12 @@ def test_recordings_against_themselves_differ_only_by_their_order(trace: Path) -
         (["format=wrong"], WorkloadError, "format=wrong"),
         ([], WorkloadError, "line 212: new_tokens"),
         (["path=none.csv"], WorkloadError, "none.csv: no such file"),
-        (["transforms=[{cap_gap: {}}]"], WorkloadError, "cap_gap"),
+        (["transforms=[{cap_gap: {}}]"], WorkloadError, "^transforms.0='cap_gap' is none of"),
+        (
+            ["on_error=skip", "transforms=[{first_input: {least: 9999}}]"],
+            WorkloadError,
+            "^transforms: first prompts from 9,999 tokens: no conversation is left",
+        ),
         (["do=convert", "on_error=skip", "output=a.txt"], WorkloadError, "a.txt: must end in"),
         (["do=fit"], ConfigurationError, "source is needed"),
         (["do=fit", "source=x"], ConfigurationError, "name=None is no name"),
@@ -171,3 +176,27 @@ def test_what_cannot_be_done_is_said(
     latest = {one.partition("=")[0]: one for one in given}
     with pytest.raises(error, match=message):
         run(config(*latest.values()), Console())
+
+
+def test_messages_name_the_keys_of_this_command(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(f"{HEAD}\na,0,,,10,10,0\n")
+    with pytest.raises(WorkloadError, match="; empty_output_tokens says what to take for it"):
+        run(config("do=profile", f"path={path}", f"output={tmp_path}"), Console())
+    path.write_text('{"session_id": "a", "input_length": 5, "output_length": 5}')
+    with pytest.raises(WorkloadError, match=r" reader_options\.input_is_incremental=None: "):
+        run(config("do=profile", f"path={path}", f"output={tmp_path}"), Console())
+
+
+def test_rebuilt_conversations_say_how_sure_they_are(
+    told: Callable[..., str], tmp_path: Path
+) -> None:
+    path = tmp_path / "trace.jsonl"
+    row = '{{"timestamp": {}, "input_length": {}, "output_length": 9, "hash_ids": [0, {}]}}'
+    rows = row.format(0, 1600, "1, 2, 3"), row.format(9000, 2000, "1, 2, 4")
+    path.write_text("\n".join(rows))
+    said = told("do=profile", f"path={path}", f"output={tmp_path}")
+    assert "1 links between requests, 100.0% strong" in said
+    written = OmegaConf.load(tmp_path / "profile.yaml")
+    assert isinstance(written, DictConfig)
+    assert written.notes[0].startswith("1 links")

@@ -148,9 +148,11 @@ def test_a_killed_run_resumes_within_a_checkpoint_interval(tmp_path: Path) -> No
         ("evaluate", ["workload=trace", "workload.path=absent.csv"], "absent.csv"),
         ("evaluate", ["policies=[broken_policy]"], "policy.json"),
         ("export", ["run=nowhere"], "nowhere"),
-        ("workload", [], "do is needed: do=..."),
+        ("workload", [], "what to do is needed: profile FILE"),
+        ("workload", ["look", "broken.csv"], "'look' is none of profile FILE, convert FILE"),
         ("workload", ["do=profile"], "path is needed: path=..."),
         ("workload", ["do=profile", "path=absent.csv", "output=out"], "absent.csv: no such file"),
+        ("workload", ["profile", "is absent.csv", "output=out"], "is absent.csv: no such file"),
         ("workload", ["do=convert", "path=broken.csv", "output=a.csv"], "output_tokens='0'"),
         ("workload", ["do=fit", "path=broken.csv", "output=out"], "source is needed"),
         ("validate", ["measurements=nowhere"], "measurements=nowhere: no such folder"),
@@ -224,7 +226,7 @@ def test_public_recordings_are_listed_and_what_cannot_be_fetched_is_named(
     assert "CC-BY-4.0\n  https://raw.githubusercontent.com/Azure/" in listed.stdout
     nobody = "originals.azure_2023_code.address=http://127.0.0.1:9/x"
     for arguments, says in (
-        (["names=[azure]"], "error: names=azure is none of all, mooncake_conversation, azure_2023"),
+        (["names=[azure]"], "error: names=azure is none of all, conserve_miniswe, moon"),
         (["names=azure_2023_code", nobody], "error: http://127.0.0.1:9/x: Connection refused"),
         (["originals.azure_2023_code.file=../x"], "error: originals.azure_2023_code.file='../x'"),
         (["convert=yes please"], "error: convert='yes please' must be true or false"),

@@ -145,7 +145,8 @@ class _Rows:
         """Append a request to its session."""
         if self._incremental is None:
             raise WorkloadError(
-                f"{self._source.path}, line {line}: input_is_incremental=None: a file with "
+                f"{self._source.path}, line {line}: "
+                f"{self._source.keys}reader_options.input_is_incremental=None: a file with "
                 "sessions does not say whether input_length is the full prompt, as in Mooncake's "
                 "traces, or what a turn adds to it, as AIPerf's agentic-code generator writes; "
                 "taking one for the other miscounts every later turn. Say false or true"
@@ -221,7 +222,8 @@ class _Rows:
     def _tokens(self, line: int, characters: int) -> int:
         if self._chars_per_token is None:
             raise WorkloadError(
-                f"{self._source.path}, line {line}: chars_per_token=None: the file has texts, "
+                f"{self._source.path}, line {line}: "
+                f"{self._source.keys}reader_options.chars_per_token=None: the file has texts, "
                 "whose tokens are unknown; say how many characters count as one (English has about "
                 "4 to a token)"
             )

@@ -45,9 +45,10 @@ def looks_like(head: list[str]) -> bool:
 class _Open:
     """A conversation, and its last request."""
 
-    def __init__(self, name: str, root: str, arrival_s: float) -> None:
+    def __init__(self, name: str, arrival_s: float, parent: _Open | None = None) -> None:
         self.name = name
-        self.root = root
+        self.root: str = parent.root if parent else name
+        self.parent = parent.name if parent else None
         self.arrival_s = arrival_s
         self.turns: list[Turn] = []
         self.last = name
@@ -109,7 +110,7 @@ def read(
         places[chat] = one, number
     for one in conversations:
         if not one.left_out:
-            yield Recording(one.name, one.root, one.arrival_s, tuple(one.turns))
+            yield Recording(one.name, one.root, one.arrival_s, tuple(one.turns), one.parent)
 
 
 def _shortened(chat: str, parent: str, places: dict[str, tuple[_Open, int]]) -> list[_Open]:
@@ -143,9 +144,9 @@ def _place(
     if number != expected:
         raise source.error(line, "turn", number, f"expected {expected}")
     if before is None:
-        return _Open(chat, chat, arrival_s), number
+        return _Open(chat, arrival_s), number
     if before.last != parent:
-        return _Open(chat, before.root, arrival_s), number
+        return _Open(chat, arrival_s, before), number
     if arrival_s < before.last_s:
         why = f"before that of the request it follows, {before.last_s:g}"
         raise source.error(line, "timestamp", row["timestamp"], why)

@@ -1,18 +1,18 @@
-"""Our own csv: one row a turn.
+"""Our own csv, or Parquet with the same columns: one row a turn.
 
 Columns: ``conv_id``; ``turn`` from 0; ``gap_s`` between the last turn's end and this turn's
 arrival, blank if unknown; ``input_tokens`` of the full prompt; ``new_tokens`` of it that need
 prefill while the conversation's own KV cache is resident; ``output_tokens``. A file may also have
-``parent_conv_id``, the conversation that began this one; ``arrival_s``, read on turn 0;
-``t_s``, when a turn was recorded, on any clock of the conversation; and ``gap_kind``. Other columns
-are not looked at.
+``parent_conv_id``, the conversation that began this one; ``root_conv_id``, the one that began all,
+for files without the rows that lead to it; ``arrival_s``, read on turn 0; ``t_s``, when a turn was
+recorded, on any clock of the conversation; and ``gap_kind``. Other columns are not looked at.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import cast, get_args
+from typing import NamedTuple, cast, get_args
 
 from conserve_gym.envs.workloads.conversation import GapKind, Recording, Turn
 from conserve_gym.envs.workloads.limits import Limits
@@ -21,7 +21,7 @@ from conserve_gym.envs.workloads.readers.source import RowError, Source
 FORMAT = "conserve_csv"
 
 COLUMNS = ("conv_id", "turn", "gap_s", "input_tokens", "new_tokens", "output_tokens")
-OPTIONAL = ("parent_conv_id", "arrival_s", "gap_kind", "t_s")
+OPTIONAL = ("parent_conv_id", "arrival_s", "gap_kind", "t_s", "root_conv_id")
 
 _KINDS = {"": "unknown"} | {kind: kind for kind in get_args(GapKind)}
 
@@ -30,6 +30,14 @@ def looks_like(head: list[str]) -> bool:
     """Return whether these can be the first lines of such a file."""
     names = {name.strip() for name in head[0].split(",")} if head else set()
     return {"conv_id", "turn", "input_tokens", "new_tokens"} <= names
+
+
+class _Link(NamedTuple):
+    """Where a conversation belongs, as its first row says; texts are blank where it does not."""
+
+    line: int
+    parent: str
+    root: str
 
 
 class _Open:
@@ -64,14 +72,14 @@ def read(
     held: dict[str, _Open] = {}
     yielded = 0
     closed: set[str] = set()  # left out or cut: their further rows are not looked at
-    parents: dict[str, tuple[int, str]] = {}
+    links: dict[str, _Link] = {}
     for line, cells in source.rows(COLUMNS, OPTIONAL):
         identifier = cells[0]
         if identifier in closed:
             continue
         one = held.get(identifier)
         if one is None and grouped:
-            for recording in _ended(source, held, parents):
+            for recording in _ended(source, held, links):
                 yield recording
                 yielded += 1
             held.clear()
@@ -84,8 +92,9 @@ def read(
         try:
             if one is None:
                 one = _begun(source, line, cells)
-                if cells[6].strip():
-                    parents[identifier] = line, cells[6]
+                parent, root = (name if name.strip() else "" for name in (cells[6], cells[10]))
+                if parent or root:
+                    links[identifier] = _Link(line, parent, root)
             lengths = _lengths(source, line, cells, len(one.turns))
             if limits.end_before(len(one.turns), lengths[0], lengths[2]):
                 closed.add(identifier)
@@ -99,19 +108,19 @@ def read(
         held[identifier] = one
         if len(one.turns) >= limits.max_turns:
             closed.add(identifier)
-    yield from _ended(source, held, parents)
+    yield from _ended(source, held, links)
 
 
-def _ended(
-    source: Source, held: dict[str, _Open], parents: dict[str, tuple[int, str]]
-) -> Iterator[Recording]:
+def _ended(source: Source, held: dict[str, _Open], links: dict[str, _Link]) -> Iterator[Recording]:
     for identifier, one in held.items():
         try:
-            root = _root(source, identifier, parents)
+            root = _root(source, identifier, links)
         except RowError as error:
             source.skip(error)
             continue
-        yield Recording(identifier, root, one.arrival_s, tuple(one.turns))
+        link = links.get(identifier)
+        parent = link.parent if link else ""
+        yield Recording(identifier, root, one.arrival_s, tuple(one.turns), parent or None)
 
 
 def _begun(source: Source, line: int, cells: tuple[str, ...]) -> _Open:
@@ -164,12 +173,18 @@ def _turn(
     )
 
 
-def _root(source: Source, identifier: str, parents: dict[str, tuple[int, str]]) -> str:
+def _root(source: Source, identifier: str, links: dict[str, _Link]) -> str:
+    """Return the first root that it or one that led to it states, or else the last parent."""
     seen = {identifier}
-    root = identifier
-    while root in parents:
-        line, root = parents[root]
-        if root in seen:
-            raise source.error(line, "parent_conv_id", root, "is its own descendant")
-        seen.add(root)
-    return root
+    stated, top = "", identifier
+    while link := links.get(top):
+        stated = stated or link.root
+        if not link.parent:
+            break
+        top = link.parent
+        if top in seen:
+            raise source.error(link.line, "parent_conv_id", top, "is its own descendant")
+        seen.add(top)
+    if stated == identifier != top:
+        raise source.error(links[identifier].line, "root_conv_id", stated, "has a parent")
+    return stated or top

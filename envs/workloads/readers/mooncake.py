@@ -92,9 +92,10 @@ class Links:
 class _Open:
     """A conversation that may be continued."""
 
-    def __init__(self, name: str, root: str, arrival_s: float) -> None:
+    def __init__(self, name: str, arrival_s: float, parent: _Open | None) -> None:
         self.name = name
-        self.root = root
+        self.root: str = parent.root if parent else name
+        self.parent = parent.name if parent else None
         self.arrival_s = arrival_s
         self.turns: list[Turn] = []
         self.last_s = arrival_s
@@ -104,14 +105,14 @@ class _Prefix:
     """A row of full blocks that prompts began with.
 
     Attributes:
-        root: The root of the first conversation that had it.
+        first: The first conversation that had it.
         conversations: How many had it.
     """
 
-    __slots__ = ("conversations", "root")
+    __slots__ = ("conversations", "first")
 
-    def __init__(self, root: str) -> None:
-        self.root = root
+    def __init__(self, first: _Open) -> None:
+        self.first = first
         self.conversations = 0
 
 
@@ -165,7 +166,8 @@ def read(
     Raises:
         WorkloadError: A row cannot be right, or the file cannot be read.
     """
-    rebuilt = _Rebuilt(shared_blocks, Links() if links is None else links)
+    links = Links() if links is None else links
+    rebuilt = _Rebuilt(shared_blocks, links)
     now_s = 0.0
     for line, row in source.objects():
         try:
@@ -197,8 +199,9 @@ def read(
             one = rebuilt.begin(request)
         one.turns.append(turn)
         one.last_s = now_s
+    source.notes.append(str(links))
     for one in rebuilt.conversations:
-        yield Recording(one.name, one.root, one.arrival_s, tuple(one.turns))
+        yield Recording(one.name, one.root, one.arrival_s, tuple(one.turns), one.parent)
 
 
 class _Rebuilt:
@@ -249,14 +252,14 @@ class _Rebuilt:
         self._remember(one, request, blocks)
 
     def begin(self, request: _Request) -> _Open:
-        """Return a new conversation, whose root is that of the one it branches off, if any."""
-        name = root = f"line {request.line}"
+        """Return a new conversation, whose parent is the one that it branches off, if any."""
+        parent = None
         for digest in reversed(request.prefixes[self._shared_blocks :]):
             prefix = self._prefixes.get(digest)
             if prefix and prefix.conversations < _STRANGERS:
-                root = prefix.root
+                parent = prefix.first
                 break
-        one = _Open(name, root, request.arrival_s)
+        one = _Open(f"line {request.line}", request.arrival_s, parent)
         self.conversations.append(one)
         self._remember(one, request, 0)
         return one
@@ -266,7 +269,7 @@ class _Rebuilt:
         for digest in request.prefixes[max(blocks, self._shared_blocks) :]:
             prefix = self._prefixes.get(digest)
             if prefix is None:
-                prefix = self._prefixes[digest] = _Prefix(one.root)
+                prefix = self._prefixes[digest] = _Prefix(one)
             prefix.conversations += 1
         if len(request.prefixes) > self._shared_blocks:
             self._ends[request.prefixes[-1]].append(one)

@@ -18,6 +18,7 @@ from conserve_gym.envs.workloads.readers import (
     azure,
     bailian,
     burstgpt,
+    conserve_artifact,
     conserve_csv,
     llmservingsim,
     mooncake,
@@ -53,6 +54,7 @@ def _by_name(*readers: Reader) -> dict[str, Reader]:
 # Another format is one more line here; no file may look like two of them.
 READERS: dict[str, Reader] = _by_name(
     conserve_csv,
+    conserve_artifact,
     weka,
     azure,
     burstgpt,
@@ -68,12 +70,16 @@ READERS: dict[str, Reader] = _by_name(
 def detect(path: Path) -> str:
     """Return the name of the format that a file seems to have.
 
-    A csv file that no reader knows counts as our own, whose errors name the columns that it lacks.
+    A csv file that no reader knows counts as our own, whose errors name the columns that it lacks,
+    and so does Parquet.
 
     Raises:
         WorkloadError: The file cannot be read, or no format fits, or more than one.
     """
-    with closing(Source(path).lines()) as lines:
+    source = Source(path)
+    if source.is_parquet:
+        return conserve_csv.FORMAT
+    with closing(source.lines()) as lines:
         head = [line for _, line in islice(lines, _HEAD)]
     names = [name for name, reader in READERS.items() if reader.looks_like(head)]
     if len(names) == 1:
@@ -91,17 +97,19 @@ def open_recordings(
     unknown_gaps: bool = True,
     empty_output_tokens: int | None = None,
     limits: Limits | None = None,
+    keys: str = "",
     **options: Any,
 ) -> tuple[Source, Iterator[Recording]]:
     """Open a file of recordings.
 
     Args:
-        path: The file, plain or packed with gzip or Zstandard.
+        path: The file, plain, packed with gzip or Zstandard, or Parquet.
         format: Name of its format; ``auto`` looks at its first lines.
         on_error: Whether a bad row stops the reading, or its conversation is left out and counted.
         unknown_gaps: Whether a turn after the first may have a gap that nobody knows (NaN).
         empty_output_tokens: What an output of 0 tokens counts as; None refuses empty outputs.
         limits: What is taken; None takes all.
+        keys: How the keys of these options begin, for errors: ``workload.`` in a scenario.
         **options: The format's own.
 
     Returns:
@@ -110,7 +118,7 @@ def open_recordings(
     Raises:
         WorkloadError: There is no such file, format or option.
     """
-    source = Source(path, on_error, unknown_gaps, empty_output_tokens)
+    source = Source(path, on_error, unknown_gaps, empty_output_tokens, keys)
     name = detect(path) if format == "auto" else format
     if name not in READERS:
         raise WorkloadError(f"format={name}: none of auto, {', '.join(READERS)}")
@@ -128,5 +136,5 @@ def open_recordings(
         problem = error.errors(include_url=False)[0]
         option = ".".join(map(str, problem["loc"]))
         raise WorkloadError(
-            f"{path} ({name}): {option}={problem['input']!r}: {problem['msg']}"
+            f"{path} ({name}): {keys}reader_options.{option}={problem['input']!r}: {problem['msg']}"
         ) from None

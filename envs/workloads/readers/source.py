@@ -17,6 +17,7 @@ from typing import IO, Any, BinaryIO, Literal
 import zstandard
 
 from conserve_gym.envs.workloads.conversation import GapKind, Turn, WorkloadError
+from conserve_gym.envs.workloads.readers import parquet
 
 OnError = Literal["stop", "skip"]
 
@@ -34,18 +35,22 @@ class Imputed(int):
 
 
 class Source:
-    """A file of recordings, plain or packed with gzip or Zstandard, read as a stream.
+    """A file of recordings, plain, packed with gzip or Zstandard, or Parquet, read as a stream.
 
     Args:
         path: The file.
         on_error: Whether a bad row stops the reading, or its conversation is left out and counted.
         unknown_gaps: Whether a turn after the first may have a gap that nobody knows (NaN).
         empty_output_tokens: What an output of 0 tokens counts as; None refuses empty outputs.
+        keys: How the keys of such options begin, for errors: ``workload.`` in a scenario.
 
     Attributes:
         path: The file.
+        keys: How the keys of options begin.
+        is_parquet: Whether it is Parquet: then it has rows, but no lines.
         skipped: Conversations that were left out.
         problems: What was wrong with the first of them.
+        notes: What its reader says of the whole file, once it is read.
 
     Raises:
         WorkloadError: There is no such file.
@@ -57,20 +62,25 @@ class Source:
         on_error: OnError = "stop",
         unknown_gaps: bool = True,
         empty_output_tokens: int | None = None,
+        keys: str = "",
     ) -> None:
         """Look whether the file is there."""
         self.path = path
         self._on_error = on_error
         self._unknown_gaps = unknown_gaps
         self._empty_output_tokens = empty_output_tokens
+        self.keys = keys
         self.skipped = 0
         self.problems: list[str] = []
+        self.notes: list[str] = []
         if not path.is_file():
             raise WorkloadError(f"{path}: no such file")
+        self.is_parquet = parquet.is_parquet(path)
 
     def error(self, line: int, field: str, value: object, why: str) -> RowError:
         """Return the error of a row, for its reader to raise."""
-        return RowError(f"{self.path}, line {line}: {field}={_short(value)}: {why}")
+        unit = "row" if self.is_parquet else "line"
+        return RowError(f"{self.path}, {unit} {line}: {field}={_short(value)}: {why}")
 
     def skip(self, error: RowError) -> None:
         """Leave a conversation out because of a bad row.
@@ -90,6 +100,8 @@ class Source:
         Raises:
             WorkloadError: The file cannot be unpacked or is not UTF-8.
         """
+        if self.is_parquet:
+            raise WorkloadError(f"{self.path}: Parquet is read as conserve_csv only")
         try:
             with self.path.open("rb") as packed, self._unpacked(packed) as file:
                 for number, line in enumerate(file, start=1):
@@ -116,7 +128,9 @@ class Source:
     def rows(
         self, columns: Sequence[str], optional: Sequence[str] = ()
     ) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Yield the named columns of every row of a csv file with a head.
+        """Yield the named columns of every row of a csv file with a head, or of a Parquet file.
+
+        A row's number is that of its line; in Parquet rows count from 1.
 
         Args:
             columns: Those that it must have.
@@ -125,6 +139,9 @@ class Source:
         Raises:
             WorkloadError: A column is missing, or the file is not csv.
         """
+        if self.is_parquet:
+            yield from parquet.rows(self.path, columns, optional)
+            return
         lines = self.lines()
         number = 1
 
@@ -209,7 +226,7 @@ class Source:
         if number:
             return number
         if self._empty_output_tokens is None:
-            why = "must be at least 1; workload.empty_output_tokens says what to take for it"
+            why = f"must be at least 1; {self.keys}empty_output_tokens says what to take for it"
             raise self.error(line, field, value, why)
         return Imputed(self._empty_output_tokens)
 
@@ -243,7 +260,7 @@ class Source:
         if output_tokens == 0:
             output_tokens = self.output(line, 0)
         if gap_s != gap_s and before and not self._unknown_gaps:
-            why = "blank; workload.blank_gap_s says what to take for it"
+            why = f"blank; {self.keys}blank_gap_s says what to take for it"
             raise self.error(line, "gap_s", "", why)
         for field, value in (
             ("input_tokens", input_tokens),

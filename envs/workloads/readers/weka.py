@@ -2,8 +2,8 @@
 
 A file holds one object, or one a line. Its ``requests`` of type ``n`` or ``s`` are the turns of the
 session; an entry of type ``subagent`` holds the requests of a conversation of its own, which has
-the session as its root. See ``docs/trace_replay_tester.md`` of
-github.com/callanjfox/kv-cache-tester for the fields.
+the session as its root and what holds the entry as its parent. See ``docs/trace_replay_tester.md``
+of github.com/callanjfox/kv-cache-tester for the fields.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ def read(source: Source) -> Iterator[Recording]:
         except RowError as error:
             source.skip(error)
             continue
-        for identifier, root, place, requests, block in conversations:
+        for identifier, root, parent, place, requests, block in conversations:
             try:
                 turns = tuple(_turns(source, line, place, requests, block))
             except RowError as error:
                 source.skip(error)
                 continue
-            yield Recording(identifier, root, math.nan, turns)
+            yield Recording(identifier, root, math.nan, turns, parent)
 
 
-_Conversation = tuple[str, str, str, list[tuple[int, dict[str, Any]]], int]
+_Conversation = tuple[str, str, str | None, str, list[tuple[int, dict[str, Any]]], int]
 
 
 def _objects(source: Source) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
@@ -91,8 +91,8 @@ def _conversations(
     names.add(identifier)
     block = source.integer(line, "block_size", session.get("block_size"), 1)
     found: list[_Conversation] = []
-    entries = [(identifier, "", session)]
-    for name, place, entry in entries:  # grows while it is gone through
+    entries: list[tuple[str, str | None, str, dict[str, Any]]] = [(identifier, None, "", session)]
+    for name, parent, place, entry in entries:  # grows while it is gone through
         requests = entry.get("requests")
         if not isinstance(requests, list) or (entry is session and not requests):
             raise source.error(line, f"{place}requests", requests, "must be a list of some")
@@ -108,13 +108,13 @@ def _conversations(
                 while agent in names:
                     agent += f" ({index})"
                 names.add(agent)
-                entries.append((agent, f"{where}.", request))
+                entries.append((agent, name, f"{where}.", request))
             elif kind in ("n", "s"):
                 own.append((index, request))
             else:
                 raise source.error(line, f"{where}.type", kind, "none of n, s, subagent")
         if own:
-            found.append((name, identifier, place, own, block))
+            found.append((name, identifier, parent, place, own, block))
     return found
 
 

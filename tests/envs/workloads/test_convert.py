@@ -17,6 +17,7 @@ from conserve_gym.envs.workloads.readers.registry import open_recordings
 
 TRACES = Path(__file__).resolve().parents[3].parent / "shared/traces"
 PACKED = (".csv", ".csv.gz", ".csv.zst")
+ENDINGS = (*PACKED, ".parquet")
 
 seconds = st.floats(0.0, 1e9) | st.just(math.nan)
 lengths = st.integers(1, 10**6)
@@ -38,21 +39,31 @@ def turns(draw: st.DrawFn) -> tuple[Turn, ...]:
 
 
 names = st.text(min_size=1).filter(lambda name: name.isprintable() and name.strip())
-recordings = st.lists(
-    st.builds(Recording, names, names, seconds, turns()), unique_by=lambda one: one.identifier
-).map(lambda many: [one._replace(root=one.identifier) if i % 2 else one
-                    for i, one in enumerate(many)])  # fmt: skip
+
+
+@st.composite
+def families(draw: st.DrawFn) -> list[Recording]:
+    """Return conversations, many begun by earlier ones, and some whose parents are left out."""
+    family: list[Recording] = []
+    for name in draw(st.lists(names, unique=True)):
+        parent = draw(st.none() | st.sampled_from(family)) if family else None
+        family.append(
+            Recording(
+                name,
+                parent.root if parent else name,
+                draw(seconds),
+                draw(turns()),
+                parent.identifier if parent else None,
+            )
+        )
+    return [one for one in family if draw(st.integers(0, 3))]
 
 
 @settings(max_examples=60, deadline=None)
-@given(recorded=recordings, ending=st.sampled_from(PACKED))
+@given(recorded=families(), ending=st.sampled_from(ENDINGS))
 def test_what_is_written_is_read_again(
     recorded: list[Recording], ending: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    known = {one.identifier for one in recorded}
-    # A root that began under another would be one more step away.
-    recorded = [one if one.root not in known else one._replace(root=one.identifier)
-                for one in recorded]  # fmt: skip
     path = tmp_path_factory.mktemp("written") / f"trace{ending}"
     written = convert(iter(recorded), path)
     assert written == (len(recorded), sum(len(one.turns) for one in recorded))
@@ -76,14 +87,15 @@ def test_real_files_are_read_again(name: str, tmp_path: Path) -> None:
     if not path.is_file():
         pytest.skip(f"the file is not there: {path}")
     recorded = list(open_recordings(path, empty_output_tokens=1)[1])
-    copy = tmp_path / "copy.csv.zst"
-    convert(recorded, copy)
-    assert repr(list(open_recordings(copy)[1])) == repr(recorded)
+    for ending in (".csv.zst", ".parquet"):
+        copy = tmp_path / f"copy{ending}"
+        convert(recorded, copy)
+        assert repr(list(open_recordings(copy)[1])) == repr(recorded)
 
 
 TWO = [
     Recording("a", "a", 1.5, (Turn(5, 5, 1, 0.0, "user", 0.0), Turn(9, 3, 2, math.nan, "tool"))),
-    Recording("a/x", "a", math.nan, (Turn(7, 7, 1, 0.0),)),
+    Recording("a/x", "a", math.nan, (Turn(7, 7, 1, 0.0),), "a"),
 ]
 
 
@@ -95,6 +107,7 @@ def test_parquet_has_the_columns_of_the_csv(tmp_path: Path) -> None:
     assert rows[1] == {
         "conv_id": "a",
         "parent_conv_id": None,
+        "root_conv_id": None,
         "turn": 1,
         "arrival_s": 1.5,
         "t_s": None,
@@ -117,10 +130,8 @@ def test_parquet_without_pyarrow_says_what_is_missing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("ending", [*PACKED, ".parquet"])
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_a_file_that_cannot_be_whole_is_not_written(tmp_path: Path, ending: str) -> None:
-    if ending == ".parquet":
-        pytest.importorskip("pyarrow")
     path = tmp_path / f"trace{ending}"
     path.write_bytes(b"before")
 
@@ -140,6 +151,7 @@ def test_a_file_that_cannot_be_whole_is_not_written(tmp_path: Path, ending: str)
         ([TWO[0], TWO[0]], "conversation 'a': there is another of that name"),
         ([TWO[0]._replace(identifier="a\nb")], r"conversation 'a\\nb': a name must be printable"),
         ([TWO[0]._replace(root=" ")], "conversation 'a': a name must be printable and not blank"),
+        ([TWO[0]._replace(parent="")], "conversation 'a': a name must be printable and not blank"),
         ([TWO[0]._replace(identifier="\ud800")], "a name must be printable"),
     ],
 )

@@ -34,6 +34,7 @@ def test_statistics_of_two_recordings() -> None:
     assert found["first_input_p50"] == 200.0
     assert found["peak_context_p50"] == 253.0
     assert found["turn_1_share_of_new_input"] == 400 / 600
+    assert Profile.of(recordings(), ENGINE).turn_1_shares.tolist() == [100 / 300, 1.0]
     assert found["rewritten_turns_share"] == 0.5
     assert found["rewritten_turns_share_of_later_new"] == 0.9
     assert (found["tool_gaps_share"], found["user_gaps_share"]) == (0.5, 0.5)

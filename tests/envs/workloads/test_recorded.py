@@ -393,8 +393,11 @@ def test_other_formats_and_their_options(tmp_path: Path) -> None:
     assert [len(turns) for turns in limited.draw(np.random.default_rng(0))] == [1]
     assert limited.empty_outputs == 0
     for option, message in (
-        ("+workload.reader_options.x=1", "burst.csv .burstgpt.: x=1: Unexpected keyword"),
-        ("workload.format=parquet", "format=parquet: none of auto, conserve_csv, weka"),
+        (
+            "+workload.reader_options.x=1",
+            "burst.csv .burstgpt.: workload.reader_options.x=1: Unexpected keyword",
+        ),
+        ("workload.format=parquet", "format=parquet: none of auto, conserve_csv, cons"),
         ("workload.format=azure", "burst.csv, line 1: no column TIMESTAMP"),
         ("workload.on_error=ignore", "workload.on_error='ignore': Input should be 'stop' or"),
         ("workload.split=half", "workload.split='half': Input should be 'train'"),

@@ -72,6 +72,8 @@ def attempt(read: Callable[[], list[Recording]]) -> list[Recording] | None:
     assert len(set(names)) == len(names)
     for one in recordings:
         assert one.turns
+        assert one.parent != one.identifier
+        assert (one.parent is None) == (one.root == one.identifier)
         assert math.isnan(one.arrival_s) or 0.0 <= one.arrival_s < math.inf
         held = 0
         for turn in one.turns:

@@ -60,7 +60,9 @@ def test_full_and_incremental_lengths_of_sessions(tmp_path: Path) -> None:
 def test_sessions_need_to_be_told_what_a_length_is(tmp_path: Path) -> None:
     path = write(tmp_path, SESSIONS)
     for on_error in ("stop", "skip"):
-        with pytest.raises(WorkloadError, match=r"line 1: input_is_incremental=None: .* or what a"):
+        with pytest.raises(
+            WorkloadError, match=r"1: reader_options.input_is_incremental=None: .* what a"
+        ):
             read(path, on_error)
     assert len(read(write(tmp_path, SESSIONS[3:4]))) == 1
 
@@ -112,7 +114,9 @@ def test_texts_are_counted_by_the_stated_rule(
     (one,) = read(path, chars_per_token=4.0)
     assert lengths(one) == [(tokens, tokens, 3)]
     for on_error in ("stop", "skip"):
-        with pytest.raises(WorkloadError, match=r"line 1: chars_per_token=None: .*texts"):
+        with pytest.raises(
+            WorkloadError, match=r"line 1: reader_options.chars_per_token=None: .*texts"
+        ):
             read(path, on_error)
 
 

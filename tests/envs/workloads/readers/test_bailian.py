@@ -61,6 +61,9 @@ def test_links_make_chains_and_branches_keep_the_root(tmp_path: Path) -> None:
     assert (two.identifier, two.root, len(two.turns)) == ("2", "2", 1)
     assert (branch.identifier, branch.root, branch.arrival_s) == ("4", "1", 30.0)
     assert [turn.new_tokens for turn in branch.turns] == [140, 50]
+    twice = read(write(tmp_path, [*TREE, request(7, 4, 3, 70.0, 200)]))[-1]
+    assert [one.parent for one in (one, two, branch, twice)] == [None, None, "1", "4"]
+    assert twice.root == "1"
 
 
 def test_gaps_may_stay_unknown(tmp_path: Path) -> None:

@@ -49,14 +49,28 @@ def test_roots_arrivals_times_and_kinds_are_read(tmp_path: Path) -> None:
             "a",
             nan,
             (Turn(40, 40, 5, 0.0, "unknown", 0.0), Turn(60, 15, 5, nan, "unknown", nan)),
+            "a",
         ),
-        Recording("a/1/1", "a", nan, (Turn(30, 30, 5, 0.0, "unknown", 0.0),)),
+        Recording("a/1/1", "a", nan, (Turn(30, 30, 5, 0.0, "unknown", 0.0),), "a/1"),
     ]
 
 
 def test_a_root_need_not_be_in_the_file(tmp_path: Path) -> None:
     _, recordings = read(tmp_path, ROWS[3:4])
     assert [(one.identifier, one.root) for one in recordings] == [("a/1/1", "a/1")]
+
+
+def test_a_root_may_be_named_where_its_own_rows_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    row = "a/1/1,{},{},0,10,10,1"
+    head = "conv_id,parent_conv_id,root_conv_id,turn,input_tokens,new_tokens,output_tokens,gap_s"
+    for parent in ("a/1", ""):
+        path.write_text(f"{head}\n{row.format(parent, 'a')},\n")
+        (one,) = conserve_csv.read(Source(path), grouped=True)
+        assert (one.parent, one.root) == (parent or None, "a")
+    path.write_text(f"{head}\n{row.format('a/1', 'a/1/1')},\n")
+    with pytest.raises(WorkloadError, match="line 2: root_conv_id='a/1/1': has a parent"):
+        list(conserve_csv.read(Source(path)))
 
 
 @pytest.mark.parametrize(

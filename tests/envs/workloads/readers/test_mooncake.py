@@ -103,13 +103,15 @@ def test_the_longest_match_wins_then_the_latest(tmp_path: Path) -> None:
 def test_a_request_is_continued_once_and_branches_keep_its_root(tmp_path: Path) -> None:
     requests = [
         FIRST,
-        (10.0, 1700, 200, [0, 1, 3, 4]),
+        (10.0, 2100, 200, [0, 1, 3, 4, 9]),
         (20.0, 1710, 20, [0, 1, 3, 5]),
         (30.0, 2600, 20, [0, 1, 3, 5, 6, 7]),
+        (40.0, 2590, 20, [0, 1, 3, 5, 6, 8]),
     ]
     recordings = read(write(tmp_path, requests))
-    assert shapes(recordings) == [(1300, 1700), (1710, 2600)]
-    assert [one.root for one in recordings] == ["line 1", "line 1"]
+    assert shapes(recordings) == [(1300, 2100), (1710, 2600), (2590,)]
+    assert [one.root for one in recordings] == ["line 1", "line 1", "line 1"]
+    assert [one.parent for one in recordings] == [None, "line 1", "line 3"]
 
 
 def test_the_sureness_of_links_is_reported(tmp_path: Path) -> None:

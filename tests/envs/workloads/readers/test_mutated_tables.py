@@ -86,7 +86,17 @@ BURSTGPT = [
     "112,a,,GPT-4,75,2,77,Conversation log",
     "200,a,5,GPT-4,60,10,70,Conversation log",
 ]
+ARTIFACT = [
+    "conv_id,iter_id,appended_input,total_input,out_token_size,carried_over",
+    "0,0,17912,17912,146,0",
+    "0,1,67,18125,40,18058",
+    "0,2,67,18232,58,18165",
+    "1,0,14320,14320,91,0",
+    "1,1,67,14478,41,14411",
+    "2,0,12405,12405,215,0",
+]
 CASES = {
+    "artifact": Case("conserve_artifact", ARTIFACT, data_rows),
     "coding": Case("conserve_csv", head("weka_claude_code.csv.gz", 14, "trace_0003"), data_rows),
     "chat": Case("conserve_csv", head("mooncake_conversation_rebuilt.csv.gz", 8), data_rows),
     "weka file": Case("weka", head("format_samples/weka_trace_0026.json", 1), requests),

@@ -83,12 +83,12 @@ def test_sub_agents_are_conversations_with_the_same_root(tmp_path: Path) -> None
         agent([request(4, 8, 1, [])], agent_id="x"),
     ]
     recordings = read(tmp_path, session(requests), session(TURNS, "other"))
-    assert [(one.identifier, one.root, len(one.turns)) for one in recordings] == [
-        ("s", "s", 2),
-        ("s/x", "s", 1),
-        ("s/x (4)", "s", 1),
-        ("s/x/deep", "s", 1),
-        ("other", "other", 3),
+    assert [(one.identifier, one.root, one.parent, len(one.turns)) for one in recordings] == [
+        ("s", "s", None, 2),
+        ("s/x", "s", "s", 1),
+        ("s/x (4)", "s", "s", 1),
+        ("s/x/deep", "s", "s/x", 1),
+        ("other", "other", None, 3),
     ]
 
 
@@ -105,7 +105,10 @@ def test_sub_agents_are_conversations_with_the_same_root(tmp_path: Path) -> None
         ({"requests": [{"type": "x"}]}, r"requests\[0\]\.type='x': none of n, s, subagent"),
         ({"requests": [{"type": "subagent"}]}, r"requests\[0\]\.requests=None: must be a list"),
         ({"requests": [TURNS[0], request(1, 0, 1, [])]}, r"requests\[1\]\.in=0: must be 1 to"),
-        ({"requests": [request(1, 9, 0, [])]}, r"requests\[0\]\.out=0: must be at least 1; work"),
+        (
+            {"requests": [request(1, 9, 0, [])]},
+            r"requests\[0\]\.out=0: must be at least 1; empty_output",
+        ),
         ({"requests": [request(1, 9, 1, ["a"])]}, r"hash_ids=\['a'\]: not a list of numbers"),
         ({"requests": [request(1, 9, 1, None)]}, "hash_ids=None: not a list"),
         ({"requests": [request(-1, 9, 1, [])]}, r"requests\[0\]\.t=-1: must be finite and at"),
