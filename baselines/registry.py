@@ -4,12 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from conserve_gym.baselines import colocate, conserve, full_disagg, random_choice
+from conserve_gym.baselines import (
+    ampd,
+    bidirectional,
+    colocate,
+    conserve,
+    dynamo_conditional,
+    full_disagg,
+    kairos,
+    length_threshold,
+    ppd,
+    predicted_output,
+    random_choice,
+)
 from conserve_gym.baselines.baseline import Baseline, Value
 from conserve_gym.policy import Policy
 from conserve_gym.site import Site
 
-_MODULES = (colocate, conserve, full_disagg, random_choice)
+_MODULES = (
+    ampd,
+    bidirectional,
+    colocate,
+    conserve,
+    dynamo_conditional,
+    full_disagg,
+    kairos,
+    length_threshold,
+    ppd,
+    predicted_output,
+    random_choice,
+)
 
 BASELINES: dict[str, Baseline] = {
     name: baseline for module in _MODULES for name, baseline in module.BASELINES.items()
