@@ -179,12 +179,24 @@ def test_the_registry(name: str, deployment: Deployment) -> None:
 
 def test_every_baseline_is_named_here() -> None:
     assert set(BASELINES) == {
+        "ampd_cost",
+        "ampd_emulation",
+        "bidirectional",
         "colocate",
         "colocate_oracle",
         "conserve",
         "conserve_offload",
         "conserve_oracle",
+        "dynamo_classic",
+        "dynamo_isl",
+        "dynamo_isl_or_load",
+        "dynamo_load",
         "full_disagg",
+        "kairos",
+        "kairos_exports",
+        "llm_d",
+        "ppd",
+        "predicted_output",
         "random",
     }
 
