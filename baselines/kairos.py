@@ -19,6 +19,8 @@ other engine all that it does not hold.
 
 from __future__ import annotations
 
+import math
+
 from conserve_gym import rules
 from conserve_gym.baselines.baseline import Baseline, Parameter
 from conserve_gym.baselines.turn_costs import TurnCosts
@@ -77,14 +79,14 @@ class Kairos:
     def _deflected_s(self, observation: Observation, decode_at: int) -> float:
         """Return the TTFT in the largest safe chunks; infinity if a prompt runs or none is safe."""
         if self._costs.queue_s(observation, decode_at) > 0.0:
-            return float("inf")
+            return math.inf
+        sequences, _ = self._costs.batch(observation, decode_at)
         safe_s = self._beta * SLO * self._costs.lone_decode_step_s(decode_at, 0)
         for tokens in CHUNKS:
-            chunks = self._costs.chunks(observation, decode_at, tokens)
-            sequences, _ = self._costs.batch(observation, decode_at)
-            if not sequences or chunks.longest_s <= safe_s:
-                return chunks.seconds
-        return float("inf")
+            longest_s = self._costs.longest_step_s(observation, decode_at, tokens)
+            if not sequences or longest_s <= safe_s:
+                return self._costs.chunks(observation, decode_at, tokens).seconds
+        return math.inf
 
     def _slo_s(self, observation: Observation, decode_at: int) -> float:
         return SLO * self._costs.lone_prefill_s(observation, decode_at)

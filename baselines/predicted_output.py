@@ -14,6 +14,7 @@ used instead and how far it errs. Its weights for quality and cost have no meani
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from conserve_gym import rules
@@ -63,7 +64,7 @@ class PredictedOutput:
         self._running.pop(observation.conversation, None)
         to_come = self._to_come(observation)
         home = rules.home_decoder(observation)
-        best, best_s, running = Placement(home, home), float("inf"), None
+        best, best_s, running = Placement(home, home), math.inf, None
         for decode_at in (home, *observation.fleet.decoders):
             if decode_at != home and not observation.open_to[decode_at]:
                 continue

@@ -32,12 +32,10 @@ class Chunks(NamedTuple):
     Attributes:
         seconds: What they take together.
         steps: How many there are.
-        longest_s: What the longest of them takes.
     """
 
     seconds: float
     steps: int
-    longest_s: float
 
 
 class TurnCosts:
@@ -118,13 +116,20 @@ class TurnCosts:
         profile = self._site.engines[engine]
         sequences, kv_tokens = self.batch(observation, engine)
         tokens, done = self._to_compute(observation, engine)
-        end = done + tokens
-        steps = []
+        end, seconds, steps = done + tokens, 0.0, 0
         while done < end:
             chunk = min(end - done, chunk_tokens)
-            steps.append(profile.step_s(chunk, done, sequences, kv_tokens))
+            seconds += profile.step_s(chunk, done, sequences, kv_tokens)
             done += chunk
-        return Chunks(sum(steps), len(steps), max(steps))
+            steps += 1
+        return Chunks(seconds, steps)
+
+    def longest_step_s(self, observation: Observation, engine: int, chunk_tokens: int) -> float:
+        """Return the longest step of such chunks: a full one at the end of the prompt."""
+        tokens, _ = self._to_compute(observation, engine)
+        chunk = min(tokens, chunk_tokens)
+        context = int(observation["prompt"]) - chunk
+        return self._site.engines[engine].step_s(chunk, context, *self.batch(observation, engine))
 
     def local(self, observation: Observation, engine: int) -> Chunks:
         """Return the turn's prefill where it is decoded, in chunks of that engine's own budget."""

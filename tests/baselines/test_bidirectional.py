@@ -23,9 +23,7 @@ def test_every_turn_goes_through_the_prefiller_which_pulls_its_history() -> None
     moves = [(e.turn, e.source, e.target) for e in cluster.ledger if isinstance(e, KvMoved)]
     # The first move home is P to D; the prefiller still has the prompt and pulls the output.
     assert moves == [(0, 0, 1), (1, 1, 0), (1, 0, 1)]
-    computed = [
-        e.input_tokens - e.cached_tokens for e in cluster.ledger if isinstance(e, Prefilled)
-    ]
+    computed = [e.tokens - e.cached_tokens for e in cluster.ledger if isinstance(e, Prefilled)]
     assert computed[0] == 9000
     assert computed[1] < 11 + 16 + 1  # the new tokens, and what is left of a block
 

@@ -56,6 +56,8 @@ def test_decodes_are_stalled_by_what_chunks_take_longer() -> None:
     engines = {"decoding": {1: 1}, "pinned": {1: 1}, "kv_known": {1: 100_000 / KV_CAPACITY}}
     seen = turn_at_door(P, D, D, prompt=3000, engines=engines)
     chunks = COSTS.chunks(seen, 1, 1000)
-    assert chunks == (pytest.approx(3 * 0.12), 3, pytest.approx(0.12))
+    assert chunks == (pytest.approx(3 * 0.12), 3)
+    assert COSTS.longest_step_s(seen, 1, 1000) == pytest.approx(0.12)
+    assert COSTS.longest_step_s(seen, 1, 4000) == pytest.approx(0.32)
     assert COSTS.stall_s(seen, 1, chunks) == pytest.approx(0.3)
     assert COSTS.stall_s(seen, 2, COSTS.chunks(seen, 2, 1000)) == 0.0
