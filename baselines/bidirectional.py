@@ -3,8 +3,11 @@
 vLLM's NIXL connector with ``bidirectional_kv_xfer`` (github.com/vllm-project/vllm pull request
 32553, 2026) and its multi-turn proxy: each turn is prefilled by a prefiller, which copies what it
 lacks of the conversation's KV from the last decoder, computes the new tokens alone, and sends the
-KV on. vLLM's ``kv_recompute_threshold``, 64 tokens of history below which it computes again, is
-left out: histories are longer.
+KV on.
+
+What differs: vLLM's ``kv_recompute_threshold``, 64 tokens of history below which it computes again,
+is left out, as histories are longer. Its decoders keep a finished turn's KV for 480 s
+(``decoder_kv_blocks_ttl``); here it stays until it is evicted, and what is gone is computed again.
 
 ``conserve_offload`` pulls history too, but pins a conversation: its decoder and the KV that the
 door counts there stay its own between turns, and only turns that append 512 tokens or more take the
