@@ -1,20 +1,25 @@
 """Predicted output: the pair of engines where the turn is predicted to end first.
 
-Source: RouteBalance (arXiv 2606.17949), whose latency term is T = tpot (d / b + L) for an output of
-predicted length L at an instance that decodes b turns with d tokens still to come. d is reckoned:
-of each turn that the policy has placed, its predicted output less what the time since then has
-allowed. To T comes the estimated TTFT, at the decoder itself or by way of the least loaded
-prefiller, with history pulled to where it is needed. Every engine with room is a candidate; the
-smallest sum wins.
+Source: RouteBalance (arXiv 2606.17949; github.com/AKafakA/route-balance), which predicts a
+request's output L and takes T = tpot (d / b + L) at an instance that decodes b requests with d
+tokens to come. Its code counts d / b, the wait for a slot, only where the batch is full: else a
+request joins at once and T = tpot L. Turns here are placed only where there is room, so it is
+always the latter.
 
-What differs: RouteBalance routes single requests to models of different quality and predicts with
-an embedding of the prompt's text; there are no texts here, and ``output_predictor`` says what is
-used instead and how far it errs. Its weights for quality and cost have no meaning here.
+What the others have yet to put out shapes tpot instead: of each turn that the policy has placed,
+its predicted output less what the time since then has allowed (RouteBalance reckons like that too),
+and the batch shrinks as they end. Turns that run longer than predicted count to the end. To the
+decode comes the estimated TTFT, at the decoder itself or by way of the least loaded prefiller, with
+history pulled to where it is needed. Every engine with room is a candidate; the smallest sum wins.
+
+What differs: RouteBalance routes single requests to models of different quality, and predicts with
+an embedding of the prompt's text and a learned tpot; there are no texts here, ``output_predictor``
+says what is used instead and how far it errs, and tpot is the profile's. Its weights for quality
+and cost have no meaning here.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from conserve_gym import rules
@@ -35,6 +40,11 @@ class _Running(NamedTuple):
     first_token_s: float
     tpot_s: float
     output_tokens: float
+    kv_tokens: int
+
+    def left(self, now: float) -> float:
+        """Return the tokens that are believed to come yet."""
+        return self.output_tokens - max(now - self.first_token_s, 0.0) / self.tpot_s
 
 
 class PredictedOutput:
@@ -49,6 +59,7 @@ class PredictedOutput:
         """Let every turn pass the door."""
         self.name = "predicted_output"
         self.deployment = Deployment(decides_every_turn=True)
+        self._site = site
         self._costs = TurnCosts(site, pulls_history=True)
         self._predictor = predictor
         self._running: dict[int, _Running] = {}
@@ -60,43 +71,52 @@ class PredictedOutput:
 
     def decide(self, observation: Observation) -> Placement:
         """Choose the pair of engines with the earliest predicted end."""
+        now, costs = observation.time, self._costs
         output_tokens = self._predictor.expected_output(observation)
         self._running.pop(observation.conversation, None)
-        to_come = self._to_come(observation)
+        self._running = {c: turn for c, turn in self._running.items() if turn.left(now) > 0.0}
         home = rules.home_decoder(observation)
-        best, best_s, running = Placement(home, home), math.inf, None
+        ends: dict[Placement, tuple[float, float]] = {}  # TTFT, decode
         for decode_at in (home, *observation.fleet.decoders):
             if decode_at != home and not observation.open_to[decode_at]:
                 continue
-            batch = max(self._costs.batch(observation, decode_at).sequences, 1)
-            tpot_s = self._costs.decode_step_s(observation, decode_at)
-            decode_s = tpot_s * (to_come[decode_at] / batch + output_tokens)
+            decode_s = self._decode_s(observation, decode_at, output_tokens)
+            local = Placement(decode_at, decode_at)
+            ends[local] = (costs.local_ttft_s(observation, decode_at), decode_s)
             prefill_at = rules.prefiller_or_self(observation, decode_at)
-            for at in dict.fromkeys((decode_at, prefill_at)):
-                ttft_s = (
-                    self._costs.local_ttft_s(observation, decode_at)
-                    if at == decode_at
-                    else self._costs.remote_ttft_s(observation, at, decode_at)
-                )
-                if ttft_s + decode_s < best_s:
-                    best, best_s = Placement(at, decode_at), ttft_s + decode_s
-                    first_token_s = observation.time + ttft_s
-                    running = _Running(decode_at, first_token_s, tpot_s, output_tokens)
-        assert running is not None
-        self._running[observation.conversation] = running
+            if prefill_at != decode_at:
+                remote_s = costs.remote_ttft_s(observation, prefill_at, decode_at)
+                ends[Placement(prefill_at, decode_at)] = (remote_s, decode_s)
+        best = min(ends, key=lambda placement: sum(ends[placement]))
+        ttft_s, decode_s = ends[best]
+        self._running[observation.conversation] = _Running(
+            best.decode_at,
+            now + ttft_s,
+            decode_s / output_tokens,
+            output_tokens,
+            int(observation["prompt"]),
+        )
         return best
 
-    def _to_come(self, observation: Observation) -> list[float]:
-        """Return the tokens that each engine is believed to have yet to decode."""
-        to_come = [0.0] * len(observation.fleet.roles)
-        for conversation, turn in list(self._running.items()):
-            passed_s = max(observation.time - turn.first_token_s, 0.0)
-            left = turn.output_tokens - passed_s / turn.tpot_s
-            if left > 0.0:
-                to_come[turn.decode_at] += left
-            else:
-                del self._running[conversation]
-        return to_come
+    def _decode_s(self, observation: Observation, decode_at: int, output_tokens: float) -> float:
+        """Return how long an engine takes for an output beside its turns, as these end."""
+        step_s = self._site.engines[decode_at].step_s
+        running = [turn for turn in self._running.values() if turn.decode_at == decode_at]
+        running.sort(key=lambda turn: turn.left(observation.time))
+        sequences = int(observation.engine_field("pinned")[decode_at])
+        gone = max(len(running) - sequences, 0)  # ended before they were expected to
+        capacity = observation.fleet.kv_capacity_tokens[decode_at]
+        kv_tokens = round(observation.engine_field("kv_known")[decode_at] * capacity)
+        sequences, kv_tokens = sequences + 1, kv_tokens + int(observation["prompt"])
+        seconds = done = 0.0
+        for turn in running[gone:]:
+            left = turn.left(observation.time)
+            if left >= output_tokens:
+                break
+            seconds += (left - done) * step_s(0, 0, sequences, kv_tokens)
+            done = left
+            sequences, kv_tokens = sequences - 1, max(kv_tokens - turn.kv_tokens, 0)
+        return seconds + (output_tokens - done) * step_s(0, 0, sequences, kv_tokens)
 
 
 BASELINES = {

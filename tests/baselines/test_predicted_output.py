@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from turn_observations import KV_CAPACITY, D, M, P, toy_site, turn_at_door
@@ -60,22 +62,26 @@ def test_the_prefiller_takes_a_prompt_while_the_decoders_have_queues() -> None:
     assert PredictedOutput(SITE, Told(100)).decide(seen) == Placement(1, 1)
 
 
-def test_outputs_that_are_still_to_come_are_reckoned() -> None:
+def test_what_ends_soon_slows_a_long_output_less_than_what_goes_on() -> None:
+    # Both decoders hold 200,000 tokens of one turn. Engine 1's is the longer one by prediction.
     predictor = Told(1000)
     policy = PredictedOutput(SITE, predictor)
+    both = {"pinned": {1: 1, 2: 1}, "kv_known": dict.fromkeys((1, 2), 200_000 / KV_CAPACITY)}
+    first = turn_at_door(P, D, D, prompt=200_000, conversation=0, free=[0.0, 2.0, 1.0])
+    assert policy.decide(first).decode_at == 1
+    predictor.tokens = 100
+    second = turn_at_door(P, D, D, prompt=200_000, conversation=1, closed=(1,))
+    assert policy.decide(second).decode_at == 2
 
-    def arrives(conversation: int, time: float) -> int:
-        seen = turn_at_door(P, D, D, prompt=100, conversation=conversation, time=time)
-        return policy.decide(seen).decode_at
+    def next_one(conversation: int, time: float) -> int:
+        seen = turn_at_door(P, D, D, prompt=100, conversation=conversation, time=time, engines=both)
+        return copy.deepcopy(policy).decide(seen).decode_at
 
-    assert arrives(0, 0.0) == 1
-    assert arrives(1, 0.0) == 2  # 1,000 tokens are to come at engine 1
-    predictor.tokens = 10
-    assert arrives(2, 5.0) == 1  # both have about half done, engine 1 the older half
-    assert arrives(3, 5.0) == 2
+    predictor.tokens = 500
+    assert next_one(2, 20.0) == 2  # its turn has just begun, and ends within 100 tokens
+    assert next_one(3, 200.0) == 1  # both should have ended, and have not
     policy.reset(0)
-    assert arrives(4, 5.0) == 1
-    assert arrives(5, 60.0) == 1  # what was to come has long come
+    assert next_one(4, 20.0) == 1
 
 
 def test_engines_without_room_are_no_candidates_unless_all_are() -> None:
