@@ -6,11 +6,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-<<<<<<< HEAD
-from typing import Any
-=======
-from typing import ParamSpec, TypeVar
->>>>>>> w5
+from typing import Any, ParamSpec, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig

@@ -62,6 +62,13 @@ def least_waiting(observation: Observation, engines: Sequence[int]) -> int:
     return min(engines, key=waiting.__getitem__)
 
 
+def prefiller_or_self(observation: Observation, decode_at: int) -> int:
+    """Return that engine, or ``decode_at`` itself where no engine prefills for it."""
+    if not observation.fleet.prefillers_for(decode_at):
+        return decode_at
+    return least_loaded_prefiller(observation, decode_at)
+
+
 def place(observation: Observation, *, disaggregate: bool) -> Placement:
     """Pin to the decoder with most free KV, and prefill there or at the least loaded prefiller."""
     decode_at = most_free_decoder(observation)

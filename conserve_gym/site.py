@@ -10,7 +10,13 @@ from conserve_gym.fleet import Fleet
 
 
 class EngineProfile(Protocol):
-    """Step times of one engine, as its operator has profiled them."""
+    """Step times of one engine, as its operator has profiled them.
+
+    Attributes:
+        token_budget: Tokens that a step may carry (vLLM's ``max_num_batched_tokens``).
+    """
+
+    token_budget: int
 
     def step_s(
         self, prompt_tokens: int, context_tokens: int, sequences: int = 0, kv_tokens: int = 0

@@ -22,14 +22,14 @@ class StepProfile:
 
     def __init__(self, hardware: Hardware, token_budget: int) -> None:
         """Prepare the law."""
-        self._token_budget = token_budget
+        self.token_budget = token_budget
         self.step_s = StepTime(hardware).step
 
     def prefill_s(self, new_tokens: int, context_tokens: int) -> float:
         """Return the seconds of a prompt alone on the engine, in chunks of its token budget."""
         seconds, end = 0.0, context_tokens + new_tokens
         while context_tokens < end:
-            chunk = min(end - context_tokens, self._token_budget)
+            chunk = min(end - context_tokens, self.token_budget)
             seconds += self.step_s(chunk, context_tokens)
             context_tokens += chunk
         return seconds

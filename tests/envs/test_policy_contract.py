@@ -117,7 +117,7 @@ def test_who_asks_the_engines_and_who_sees_the_future() -> None:
         for kind in (Reads.EXPORTS, Reads.FUTURE)
     }
     assert listed == {
-        Reads.EXPORTS: set(),
+        Reads.EXPORTS: {"kairos_exports"},
         Reads.FUTURE: {"colocate_oracle", "conserve_oracle"},
     }
 
