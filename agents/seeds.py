@@ -32,7 +32,7 @@ def evaluation_seeds(given: object, first: int = 0) -> list[int]:
         if not seeds:
             raise ConfigurationError(f"seeds={given} must be at least 1")
     elif isinstance(given, Sequence) and not isinstance(given, str):
-        seeds = list(given)
+        given = seeds = list(given)
     if not all(isinstance(seed, int) and 0 <= seed < FIRST_TRAINING_SEED for seed in seeds):
         raise ConfigurationError(
             f"seeds={given!r} must be a count or a list of seeds from 0 to "

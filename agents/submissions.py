@@ -60,15 +60,16 @@ def submitted(asked: str, site: Site) -> Policy:
         module = _from_file(file) if name.endswith(".py") else importlib.import_module(name)
     except Exception as error:
         raise _broken(asked, "cannot be imported", error) from error
-    kind: Callable[..., Any] | None = getattr(module, class_name, None)
-    if kind is None or not inspect.isclass(kind):
+    found = getattr(module, class_name, None)
+    if not inspect.isclass(found):
         there = [key for key, value in vars(module).items() if inspect.isclass(value)]
         raise ConfigurationError(
             f"policy {asked!r}: no class {class_name} in {file}; its classes: "
             f"{', '.join(there) or 'none'}"
         )
+    kind: Callable[..., Any] = found
     try:
-        policy: Any = kind(site) if inspect.signature(kind).parameters else kind()
+        policy = kind(site) if inspect.signature(kind).parameters else kind()
     except Exception as error:
         raise _broken(asked, "cannot be built", error) from error
     _check(asked, policy)
