@@ -96,7 +96,11 @@ def _disaggregation(rows: pd.DataFrame) -> str:
     clear = leads["p_holm"] < SIGNIFICANT
     pays = leads.loc[clear & (leads["difference"] > 0.0), "rate"]
     costs = leads.loc[clear & (leads["difference"] < 0.0), "rate"]
-    says = f"disaggregation pays at {_rates(pays)}" if len(pays) else "disaggregation never pays"
+    says = (
+        f"disaggregation pays at {_rates(pays)}"
+        if len(pays)
+        else "disaggregation pays nowhere significantly"
+    )
     if len(costs):
         says += f" and costs at {_rates(costs)}"
     if not leads["p_holm"].notna().any():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,20 +55,34 @@ class Competitor:
 
 
 def competitors(asked: Sequence[Asked], clusters: dict[str, ClusterSpec]) -> list[Competitor]:
-    """Return everybody who can play on at least one cluster.
+    """Return everybody who is asked for, with where each cannot play.
 
     Raises:
-        ConfigurationError: A policy does not exist or is none, or none of them can play.
+        ConfigurationError: A policy does not exist or is none, or a cluster has nobody to rank.
     """
     found = [_competitor(one, clusters) for one in asked]
     names = [one.name for one in found]
     for one, name in zip(found, names, strict=True):
         if names.count(name) > 1:
             one.name = one.key
-    for cluster in clusters:
-        if all(cluster in one.left_out for one in found):
-            raise ConfigurationError(f"clusters={cluster}: {found[0].left_out[cluster]}")
+    check_somebody_plays(found, clusters)
     return found
+
+
+def check_somebody_plays(found: Iterable[Competitor], clusters: Iterable[str]) -> None:
+    """Check that every cluster has a policy that can be ranked.
+
+    Raises:
+        ConfigurationError: One has none; the message says why.
+    """
+    honest = [one for one in found if not one.sees_future]
+    for cluster in clusters:
+        reasons = [one.left_out.get(cluster) for one in honest]
+        if all(reasons):
+            raise ConfigurationError(
+                f"clusters={cluster}: nobody can be ranked: "
+                + (reasons[0] or "" if reasons else "all policies see the future")
+            )
 
 
 def _competitor(asked: Asked, clusters: dict[str, ClusterSpec]) -> Competitor:

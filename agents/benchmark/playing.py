@@ -24,7 +24,7 @@ from conserve_gym.agents.benchmark.cells import (
     scenario_of,
     score,
 )
-from conserve_gym.agents.benchmark.competitors import Competitor, competitors
+from conserve_gym.agents.benchmark.competitors import Competitor, check_somebody_plays, competitors
 from conserve_gym.agents.benchmark.spec import BenchmarkSpec
 from conserve_gym.agents.provenance import write_json
 from conserve_gym.envs.configuration import ConfigurationError, Scenario, compose_scenario
@@ -88,7 +88,7 @@ class Benchmark:
         """Play all that the folder does not have yet.
 
         Raises:
-            ConfigurationError: The submission fails.
+            ConfigurationError: The submission fails, or everybody does.
         """
         grid = [
             cell
@@ -98,6 +98,7 @@ class Benchmark:
         ]
         self._announce(grid)
         self._play(grid)
+        check_somebody_plays(self._competitors.values(), self._spec.clusters)
         searches = self._search() if self._spec.capacity_tolerance else {}
         used = dict.fromkeys(grid)
         for place, search in searches.items():
