@@ -106,7 +106,7 @@ def _disaggregation(rows: pd.DataFrame) -> str:
     if not leads["p_holm"].notna().any():
         says = "one seed cannot tell whether disaggregation pays"
     parts = [
-        f"{one.difference:+.1f} at {one.rate:g}{_doubt(one.ci95_low, one.ci95_high, one.p_holm)}"
+        f"{_points(one.difference)} at {one.rate:g}{_doubt(one.ci95_low, one.ci95_high, one.p_holm)}"
         for one in leads.itertuples()
     ]
     return (
@@ -134,7 +134,7 @@ def _left_to_win(rows: pd.DataFrame, ahead: list[Winner], bounds: list[Competito
     parts = []
     for name, label in ((HINDSIGHT, f"{HINDSIGHT} †"), *((one.name, one.label) for one in bounds)):
         if name in means:
-            gaps = [f"{means[name, w.rate] - w.attained:+.1f} at {w.rate:g}" for w in ahead]
+            gaps = [f"{_points(means[name, w.rate] - w.attained)} at {w.rate:g}" for w in ahead]
             parts.append(f"{label} {', '.join(gaps)}")
     if len(parts) == 1:
         parts.append("look-ahead: bound not played")
@@ -150,7 +150,11 @@ def _left_out(played: Played) -> Iterator[str]:
 def _doubt(low: float, high: float, p: float) -> str:
     if math.isnan(p):
         return ""
-    return f" ({low:+.1f} to {high:+.1f}, {_p(p)})"
+    return f" ({_points(low)} to {_points(high)}, {_p(p)})"
+
+
+def _points(difference: float) -> str:
+    return f"{round(difference, 1) + 0.0:+.1f}"  # no -0.0
 
 
 def _p(p: float) -> str:

@@ -121,8 +121,6 @@ def test_a_benchmark_is_killed_resumed_checked_and_takes_a_submission(tmp_path: 
     ("arguments", "says"),
     [
         (["policies=[nobody]"], "'nobody'"),
-        (["submission=absent.py:Mine"], "absent.py"),
-        (["clusters=[nowhere]"], "clusters=nowhere"),
         (["seeds=[1000000]"], "seeds=[1000000]"),
         (["+workloads.mine={overrides: ['workload=nothing'], rates: [1.0]}"], "workloads.mine"),
         (["verify=nowhere"], "verify=nowhere"),

@@ -67,7 +67,7 @@ def test_who_was_trained_for_another_fleet_is_left_out_there(
     assert trained.left_out == {
         "a40_2p2d": "policy 'random' was trained for engines of another cluster"
     }
-    with pytest.raises(ConfigurationError, match="clusters=a40_2p2d: nobody .* another cluster"):
+    with pytest.raises(ConfigurationError, match=r"clusters=a40_2p2d: nobody .* another cluster"):
         competitors(["random"], CLUSTERS)
 
 

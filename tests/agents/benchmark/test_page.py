@@ -18,7 +18,7 @@ from conserve_gym.policy import Reads
 EVIL = "<script>alert(1)</script>"
 ATTAINED = {"stay": 9.5, "move": 100.0, EVIL: 30.25}
 ROWS = rows({name: {1.0: [value, value]} for name, value in ATTAINED.items()})
-PLAYED = {kind: Path.home() / ".cache" / "ms-playwright" for kind in ("chrome", "headless_shell")}
+PLAYWRIGHT = Path.home() / ".cache" / "ms-playwright"
 # What a reader would do: click a head, look at the order, and again.
 CLICKS = """
 <script>
@@ -41,10 +41,8 @@ def browser() -> str | None:
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if found := shutil.which(name):
             return found
-    for name, folder in PLAYED.items():
-        for found_at in sorted(folder.glob(f"*/*/{name}")):
-            return str(found_at)
-    return None
+    cached = [*PLAYWRIGHT.glob("*/*/chrome"), *PLAYWRIGHT.glob("*/*/headless_shell")]
+    return str(min(cached)) if cached else None
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
-from small_benchmark import MINISWE, played, spec
+from small_benchmark import played, spec
 
 from conserve_gym.agents import campaign
 from conserve_gym.agents.benchmark import playing, results
@@ -122,7 +122,7 @@ def test_who_fails_is_left_out_but_a_submission_is_an_error(tmp_path: Path) -> N
     assert {cell.policy for cell in found.results} == {"colocate"}
     (reason,) = found.competitors[1].left_out.values()
     assert "IndexError: engine 9" in reason
-    with pytest.raises(ConfigurationError, match="fails on a40_1p3d, miniswe.*IndexError"):
+    with pytest.raises(ConfigurationError, match=r"fails on a40_1p3d, miniswe.*IndexError"):
         played(spec(tmp_path / "out", submission=asked))
 
 
