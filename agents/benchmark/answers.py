@@ -8,12 +8,11 @@ from collections.abc import Iterator
 import pandas as pd
 
 from conserve_gym.agents.benchmark.comparisons import SIGNIFICANT, pairs
-from conserve_gym.agents.benchmark.competitors import BOUNDS, Competitor
+from conserve_gym.agents.benchmark.competitors import Competitor
 from conserve_gym.agents.benchmark.leaderboard import ALL
 from conserve_gym.agents.benchmark.playing import Played
 from conserve_gym.agents.benchmark.results import HINDSIGHT
 from conserve_gym.agents.benchmark.winners import METRIC, Winner, ranking, winners
-from conserve_gym.agents.policies import split_name
 
 _MOVES = "kv_moves_per_conversation"
 
@@ -26,7 +25,7 @@ def first_lines(played: Played, rows: pd.DataFrame, board: pd.DataFrame) -> list
         rows: A row an episode, as from ``results.loads``.
         board: As from ``leaderboard.table``.
     """
-    bounds = [one for one in played.competitors if split_name(one.asked)[0] in BOUNDS]
+    bounds = [one for one in played.competitors if one.is_bound]
     lines = [*_submission(played, board), *(_leads(one, rows) for one in played.spec.clusters)]
     for (cluster, workload), here in rows.groupby(["cluster", "workload"], sort=False):
         setting = f"{workload} on {cluster}"
@@ -106,7 +105,8 @@ def _disaggregation(rows: pd.DataFrame) -> str:
     if not leads["p_holm"].notna().any():
         says = "one seed cannot tell whether disaggregation pays"
     parts = [
-        f"{_points(one.difference)} at {one.rate:g}{_doubt(one.ci95_low, one.ci95_high, one.p_holm)}"
+        f"{_points(one.difference)} at {one.rate:g}"
+        + _doubt(one.ci95_low, one.ci95_high, one.p_holm)
         for one in leads.itertuples()
     ]
     return (

@@ -49,6 +49,11 @@ class Competitor:
         return self.reads is Reads.FUTURE
 
     @property
+    def is_bound(self) -> bool:
+        """Whether it is no policy, but what the future would be worth."""
+        return split_name(self.asked)[0] in BOUNDS
+
+    @property
     def label(self) -> str:
         """Its name, marked by what it looks at."""
         return self.name + MARKS.get(self.reads, "")

@@ -47,7 +47,8 @@ NOTE = (
     "conversations within 5 × their standalone time in TTFET, last TBT and E2E at once. Capacity: "
     "highest load in conversations/s at which 95 % attain it. × is over the conversation alone on "
     "one engine. Decision times are this machine's. Ranked are policies that do not see the "
-    "future. † sees the future; ‡ asks the engines (needs their exports)."
+    "future; best_in_hindsight takes the best of them in each episode. † sees the future; ‡ asks "
+    "the engines (needs their exports)."
 )
 
 

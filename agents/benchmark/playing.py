@@ -138,7 +138,11 @@ class Benchmark:
         if not missing:
             return
         known = {_kind(cell) for cell in self._results}
-        self._play({_kind(cell): cell for cell in missing if _kind(cell) not in known}.values())
+        unknown: dict[tuple[str, str], list[Cell]] = {}
+        for cell in missing:
+            if _kind(cell) not in known:
+                unknown.setdefault(_kind(cell), []).append(cell)
+        self._play(cells[len(cells) // 2] for cells in unknown.values())  # of a medium load
         taken: dict[tuple[str, str], list[float]] = {}
         for cell, one in self._results.items():
             taken.setdefault(_kind(cell), []).append(one["timing"]["seconds"])
@@ -187,7 +191,10 @@ class Benchmark:
         one.left_out.setdefault(cell.cluster, says)
 
     def _search(self) -> dict[Place, Search]:
-        """Look for every policy's capacity, all of them at once, a rate a round."""
+        """Look for every policy's capacity, all of them at once, a rate a round.
+
+        Bounds have none: each of their episodes costs many.
+        """
         tolerance = self._spec.capacity_tolerance or 0.0
         searches = {
             (cluster, workload, key): Search(
@@ -198,7 +205,7 @@ class Benchmark:
                 tolerance,
             )
             for (cluster, workload), key in product(self._settings, self._competitors)
-            if self._plays(cluster, key)
+            if self._plays(cluster, key) and not self._competitors[key].is_bound
         }
         while probes := {
             place: rate

@@ -8,11 +8,9 @@ from typing import Literal, NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
-from conserve_gym.agents.benchmark.competitors import BOUNDS
 from conserve_gym.agents.benchmark.leaderboard import ALL
 from conserve_gym.agents.benchmark.playing import Played
 from conserve_gym.agents.benchmark.results import HINDSIGHT
-from conserve_gym.agents.policies import split_name
 
 # Okabe and Ito (2008): told apart with any colour vision.
 _FIXED = {"colocate": "#0072B2", "conserve": "#D55E00"}
@@ -56,7 +54,7 @@ def styles(played: Played, board: pd.DataFrame, cluster: str) -> dict[str, Style
         for one in played.competitors
         if played.spec.submission is not None and one.asked == played.spec.submission
     ]
-    bounds = [one.name for one in played.competitors if split_name(one.asked)[0] in BOUNDS]
+    bounds = [one.name for one in played.competitors if one.is_bound]
     chosen: dict[str, Style] = {}
     free = iter(_COLORS)
     widths = itertools.count(3.2, -0.4)
