@@ -154,7 +154,7 @@ class Benchmark:
         if tolerance := self._spec.capacity_tolerance:
             rates = {name: one.rates for name, one in self._spec.played.items()}
             more = {name: most_probes(one, tolerance) / len(one) for name, one in rates.items()}
-            seconds = sum(more[cell.workload] * means.get(_kind(cell), 0.0) for cell in grid)
+            seconds = sum(more[cell.workload] * means.get(_kind(cell), 0.0) for cell in missing)
             says += f", then up to {_duration(seconds / workers)} for capacity"
         self._console.print(f"{says}. Stopped, it goes on when it is started again", soft_wrap=True)
 

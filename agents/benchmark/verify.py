@@ -33,7 +33,7 @@ class Verdict(NamedTuple):
     other_code: list[str]
 
 
-def verify(folder: Path, count: int, console: Console) -> bool:
+def verify(folder: Path, count: object, console: Console) -> bool:
     """Play rows again and say of each whether it came out the same.
 
     Args:
@@ -51,8 +51,8 @@ def verify(folder: Path, count: int, console: Console) -> bool:
     path = folder / results.RESULTS
     if not path.is_file():
         raise ConfigurationError(f"verify={folder}: no {results.RESULTS}; has it finished?")
-    if count < 1:
-        raise ConfigurationError(f"rows={count} must be at least 1")
+    if not isinstance(count, int) or count < 1:
+        raise ConfigurationError(f"rows={count!r} must be a whole number of at least 1")
     rows = pd.read_parquet(path)
     texts = json.loads((folder / SCENARIOS).read_text("utf-8"))
     drawn = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)

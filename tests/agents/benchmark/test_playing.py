@@ -15,11 +15,14 @@ from rich.console import Console
 from small_benchmark import played, spec
 
 from conserve_gym.agents import campaign
-from conserve_gym.agents.benchmark import playing, results
+from conserve_gym.agents.benchmark import cells, leaderboard, playing, results
+from conserve_gym.agents.benchmark.answers import first_lines
 from conserve_gym.agents.benchmark.playing import Benchmark
-from conserve_gym.agents.benchmark.spec import WorkloadSpec
+from conserve_gym.agents.benchmark.spec import Asked, WorkloadSpec
 from conserve_gym.agents.benchmark.verify import again, verify
-from conserve_gym.envs.configuration import ConfigurationError
+from conserve_gym.agents.evaluation import Episode, play
+from conserve_gym.agents.policies import resolve
+from conserve_gym.envs.configuration import ConfigurationError, Scenario
 
 FAILS = """
 from conserve_gym.baselines.colocate import Colocate
@@ -124,6 +127,24 @@ def test_who_fails_is_left_out_but_a_submission_is_an_error(tmp_path: Path) -> N
     assert "IndexError: engine 9" in reason
     with pytest.raises(ConfigurationError, match=r"fails on a40_1p3d, miniswe.*IndexError"):
         played(spec(tmp_path / "out", submission=asked))
+
+
+def test_a_bound_is_played_by_its_own_function_and_has_no_capacity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def episode(scenario: Scenario, asked: Asked, seed: int) -> Episode:
+        if isinstance(asked, dict) and "look_ahead" in asked:
+            asked = asked["look_ahead"]["base"]
+        return play(scenario, resolve(asked, scenario.cluster), seed)
+
+    monkeypatch.setattr(cells, "episode", episode)
+    bound = {"look_ahead": {"base": "conserve"}}
+    found = played(spec(tmp_path, policies=("conserve", bound), capacity_tolerance=0.5))
+    assert {key for *_, key in found.searches} == {"conserve"}
+    rows = results.loads(results.frame(found))
+    assert set(rows["policy"]) == {"conserve", "look_ahead(conserve)", results.HINDSIGHT}
+    lines = first_lines(found, rows, leaderboard.table(found, rows))
+    assert any("look_ahead(conserve) † +0.0 at 1, +0.0 at 3" in line for line in lines)
 
 
 def test_the_best_in_hindsight_is_the_best_honest_one_of_each_episode(tmp_path: Path) -> None:
