@@ -63,6 +63,7 @@ def evaluate(config: DictConfig) -> float:
     from conserve_gym.agents.evaluation import play
     from conserve_gym.agents.policies import resolve
     from conserve_gym.agents.provenance import provenance, write_json
+    from conserve_gym.agents.seeds import evaluation_seeds
     from conserve_gym.envs.configuration import ConfigurationError, scenario
     from conserve_gym.envs.serving.timeline import Timeline
     from conserve_gym.metrics import CLOCKS
@@ -72,7 +73,7 @@ def evaluate(config: DictConfig) -> float:
     if config.clock not in CLOCKS:
         raise ConfigurationError(f"clock={config.clock!r} is none of {', '.join(CLOCKS)}")
     built = scenario(config)
-    seeds = _seeds(config.seeds)
+    seeds = evaluation_seeds(config.seeds)
     names = _policy_names(config.policies)
     policies = [resolve(name, built.cluster) for name in names]
     _name_apart(policies, names)
@@ -221,6 +222,19 @@ def reproduce(config: DictConfig) -> None:
         console.print(str(path), soft_wrap=True)
 
 
+@hydra.main(config_name="benchmark", **CONFIG)
+@_command
+def benchmark(config: DictConfig) -> None:
+    """Rank policies on the same episodes, or play rows again; exits with 1 if those differ."""
+    from conserve_gym.agents.benchmark.run import run
+    from conserve_gym.agents.benchmark.verify import verify
+
+    if config.verify is None:
+        run(config, Console())
+    elif not verify(Path(str(config.verify)), config.rows, Console()):
+        sys.exit(1)
+
+
 @hydra.main(config_name="fetch_traces", **CONFIG)
 @_command
 def fetch_traces(config: DictConfig) -> None:
@@ -340,27 +354,6 @@ def _policy_names(value: object) -> list[Any]:
     if not names or any(names.count(name) > 1 for name in names):
         raise ConfigurationError(f"policies={names} must name at least one, and none twice")
     return names
-
-
-def _seeds(value: object) -> list[int]:
-    """Return seeds from a count or a list."""
-    from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
-    from conserve_gym.envs.configuration import ConfigurationError
-
-    given = list(value) if isinstance(value, ListConfig) else value
-    seeds = list(range(given)) if isinstance(given, int) else given
-    if not isinstance(seeds, list) or not all(
-        isinstance(seed, int) and 0 <= seed < FIRST_TRAINING_SEED for seed in seeds
-    ):
-        raise ConfigurationError(
-            f"seeds={given!r} must be a count or a list of seeds from 0 to "
-            f"{FIRST_TRAINING_SEED - 1:,}; training has those above"
-        )
-    if isinstance(given, int) and given < 1:
-        raise ConfigurationError(f"seeds={given} must be at least 1")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigurationError(f"seeds={given!r} must be at least one, and none twice")
-    return seeds
 
 
 def _name_apart(policies: list[Policy], names: list[Any]) -> None:

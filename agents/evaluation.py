@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from time import perf_counter_ns
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class Episode:
             name; where arms give engines other roles, means and differences say nothing.
         normalised: Latencies of each conversation over its standalone ones, by arrival.
         ledger: What happened.
+        decision_ns: What each decision took by the wall clock, without the observation.
     """
 
     policy: str
@@ -39,6 +41,7 @@ class Episode:
     energy_kj: dict[str, float]
     normalised: tuple[Normalised, ...]
     ledger: Ledger
+    decision_ns: tuple[int, ...] = field(default=(), compare=False)
 
 
 def play(
@@ -67,9 +70,14 @@ def measured(cluster: Cluster, policy: Policy, seed: int) -> Episode:
         seed: Of the policy's own randomness.
     """
     policy.reset(seed)
+    decision_ns = []
     while cluster.advance():
-        cluster.place(policy.decide(cluster.observe()))
-    return finished(cluster, policy, seed)
+        observation = cluster.observe()
+        began = perf_counter_ns()
+        placement = policy.decide(observation)
+        decision_ns.append(perf_counter_ns() - began)
+        cluster.place(placement)
+    return replace(finished(cluster, policy, seed), decision_ns=tuple(decision_ns))
 
 
 def finished(cluster: Cluster, policy: Policy, seed: int) -> Episode:

@@ -20,7 +20,7 @@ from conserve_gym.envs.workloads.workload import draw_episode
 from conserve_gym.observation import FloatArray
 
 TRAINING_SEEDS = range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + 12)
-VALIDATION_SEEDS = range(FIRST_TRAINING_SEED // 2, FIRST_TRAINING_SEED // 2 + 6)
+VALIDATION_SEEDS = range(6)
 """Below those of training, and above those that an evaluation draws first."""
 
 PENALTY = 1.0

@@ -9,6 +9,7 @@ from typing import Any
 
 from conserve_gym.agents.runtime.artifact import HEADER
 from conserve_gym.agents.runtime.scheduler import Scheduler
+from conserve_gym.agents.submissions import names_a_class, submitted
 from conserve_gym.baselines.registry import BASELINES, make_baseline
 from conserve_gym.envs.configuration import ConfigurationError
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
@@ -17,19 +18,26 @@ from conserve_gym.fleet import Fleet
 from conserve_gym.policy import Policy
 
 
+class OtherFleetError(ConfigurationError):
+    """A policy that was made for other engines than the cluster's."""
+
+
 def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
-    """Return the policy of a baseline's name, a training run's folder or an exported policy.
+    """Return the policy of a baseline's name, a path or a class.
 
     Args:
-        asked: What the user wrote: a name, a path, or a baseline's name with its parameters, such
-            as ``{"conserve_offload": {"tokens": 2048}}`` or the path of a ``tuned.json``.
+        asked: What the user wrote: a name, a training run's folder, an exported policy,
+            ``path/to/file.py:Class`` or ``package.module:Class``, or a baseline's name with its
+            parameters, such as ``{"conserve_offload": {"tokens": 2048}}`` or the path of a
+            ``tuned.json``.
         cluster: The cluster that it shall decide for.
 
     Raises:
-        ConfigurationError: There is none, or it was trained for other engines.
+        OtherFleetError: It was trained for other engines.
+        ConfigurationError: There is none, or it is no policy.
         ArtifactError: The exported policy cannot be used.
     """
-    name, parameters = _named(asked)
+    name, parameters = split_name(asked)
     if name in BASELINES:
         try:
             return make_baseline(name, site(cluster), parameters)
@@ -37,6 +45,8 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
             raise ConfigurationError(f"policy {error}") from None
     if parameters:
         raise ConfigurationError(f"policy {name!r} is no baseline, and takes no parameters")
+    if names_a_class(name):
+        return submitted(name, site(cluster))
     path = Path(name)
     if path.is_file() or (path / HEADER).exists():
         scheduler = Scheduler.load(path)
@@ -50,11 +60,17 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
         _check_fleet(name, learned.fleet, cluster.fleet(learned.deployment))
         return learned
     raise ConfigurationError(
-        f"policy {name!r} is neither a path nor one of {', '.join(sorted(BASELINES))}"
+        f"policy {name!r} is neither a path, file.py:Class, package.module:Class, nor one of "
+        f"{', '.join(sorted(BASELINES))}"
     )
 
 
-def _named(asked: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def split_name(asked: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the name or path that the user wrote, and the parameters.
+
+    Raises:
+        ConfigurationError: It has another form, or is no tuned rule.
+    """
     if isinstance(asked, str) and asked.endswith(".json"):
         asked = _tuned(Path(asked))
     if isinstance(asked, str):
@@ -78,7 +94,7 @@ def _tuned(path: Path) -> Any:
 
 def _check_fleet(name: str, trained: Fleet, given: Fleet) -> None:
     if trained != given:
-        raise ConfigurationError(
+        raise OtherFleetError(
             f"policy {name!r} was trained for engines {trained.to_json()}, "
             f"the cluster has {given.to_json()}"
         )

@@ -26,7 +26,7 @@ def provenance(cluster: ClusterSpec) -> dict[str, Any]:
         "command": sys.argv,
         "git_revision": git_revision(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": packages(),
         "caveats": list(cluster.caveats),
     }
 
@@ -37,6 +37,11 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
+def packages() -> dict[str, str | None]:
+    """Return the versions of the packages that matter; None for one that is not installed."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -45,7 +50,7 @@ def _version(package: str) -> str | None:
 
 
 def git_revision() -> str | None:
-    """Return the checkout's revision, with a plus where files differ from it; None without git."""
+    """Return the checkout's revision, with a plus where its files differ; None without git."""
     root = Path(__file__).resolve().parents[1]
     try:
         top, revision, changes = (
@@ -55,7 +60,7 @@ def git_revision() -> str | None:
             for arguments in (
                 ["rev-parse", "--show-toplevel"],
                 ["rev-parse", "HEAD"],
-                ["status", "--porcelain"],
+                ["status", "--porcelain", "--untracked-files=no"],  # what a user adds is none
             )
         )
     except (OSError, subprocess.CalledProcessError):

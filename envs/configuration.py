@@ -77,11 +77,23 @@ def load_scenario(overrides: Sequence[str] = ()) -> Scenario:
     Raises:
         ConfigurationError: A key or value is not right.
     """
+    return scenario(compose_scenario(overrides))
+
+
+def compose_scenario(overrides: Sequence[str] = ()) -> DictConfig:
+    """Return the configuration that ``load_scenario`` builds from.
+
+    Args:
+        overrides: As there.
+
+    Raises:
+        ConfigurationError: A key or value is not right.
+    """
     try:
         if GlobalHydra.instance().is_initialized():
-            return scenario(hydra.compose("scenario", list(overrides)))
+            return hydra.compose("scenario", list(overrides))
         with hydra.initialize_config_module("conserve_gym.conf", version_base="1.3"):
-            return scenario(hydra.compose("scenario", list(overrides)))
+            return hydra.compose("scenario", list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_first_lines(error)) from None
 

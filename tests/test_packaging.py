@@ -147,6 +147,7 @@ def test_running_environment_resolves_the_mapping(tmp_path: Path) -> None:
     distribution = importlib.metadata.distribution("conserve-gym")
     scripts = distribution.entry_points.select(group="console_scripts")
     assert {script.name for script in scripts} == {
+        "conserve-benchmark",
         "conserve-train",
         "conserve-evaluate",
         "conserve-export",

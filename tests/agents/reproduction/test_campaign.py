@@ -13,8 +13,10 @@ import pytest
 from rich.console import Console
 from settings import beyond, spec
 
+from conserve_gym.agents import campaign as pool_of_cells
+from conserve_gym.agents.campaign import RESULTS
 from conserve_gym.agents.reproduction import campaign
-from conserve_gym.agents.reproduction.campaign import RESULTS, Results
+from conserve_gym.agents.reproduction.campaign import Results
 from conserve_gym.agents.reproduction.cells import Cell, cells, play
 from conserve_gym.agents.reproduction.spec import ReproductionSpec, SensitivitySpec
 from conserve_gym.envs.configuration import ConfigurationError
@@ -41,7 +43,7 @@ def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     def pool(workers: int, **_: object) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(workers)
 
-    monkeypatch.setattr(campaign, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(pool_of_cells, "ProcessPoolExecutor", pool)
 
 
 def run(asked: ReproductionSpec, settings: Mapping[str, Any] = SETTINGS) -> Results:
@@ -149,7 +151,7 @@ def test_a_folder_of_another_revision_is_refused(
 ) -> None:
     part, _ = asked_of(tmp_path)
     run(part)
-    monkeypatch.setattr(campaign, "git_revision", lambda: "another")
+    monkeypatch.setattr(pool_of_cells, "git_revision", lambda: "another")
     with pytest.raises(ConfigurationError, match="another revision"):
         run(part)
 

@@ -1,0 +1,1 @@
+"""The benchmark: every policy on the same episodes, judged alike."""
