@@ -52,6 +52,7 @@ class _Branch:
         self._reader = RecordReader()
         self._read = 0
         self._attained = 0
+        self._missed = 0
         self._log_worst = 0.0
 
     def copied(self) -> _Branch:
@@ -65,14 +66,24 @@ class _Branch:
         """Count the conversations that have ended since the last time."""
         for record in self._reader.read(self.cluster.ledger.since(self._read)):
             latencies = record.normalised(self._alone[record.conversation])
-            self._attained += latencies.attains_slo
+            if latencies.attains_slo:
+                self._attained += 1
+            else:
+                self._missed += 1
             self._log_worst += float(np.log(np.nanmax(latencies)))
         self._read = len(self.cluster.ledger)
 
-    def play_on(self) -> tuple[Value, list[Placement]]:
-        """Play to the end; returns its value and the placements that led there."""
+    def play_on(self, best: Value) -> tuple[Value, list[Placement]] | None:
+        """Play to the end, or until it cannot become better than the best one.
+
+        Returns:
+            Its value and the placements that led there; None if it was given up.
+        """
         placements = []
         while self.cluster.advance():
+            self.take_in()
+            if self._missed > len(self._alone) - best.attained:
+                return None
             placements.append(self.policy.decide(self.cluster.observe()))
             self.cluster.place(placements[-1])
         self.take_in()
@@ -108,7 +119,9 @@ def play_look_ahead(
     alone = [lone.latencies(one.turns) for one in drawn]
     base.reset(seed)
     branch = _Branch(Cluster(spec, base.deployment, drawn), base, alone)
-    best, plan = branch.copied().play_on()
+    played = branch.copied().play_on(Value(0, 0.0))
+    assert played is not None
+    best, plan = played
     while branch.cluster.advance():
         branch.take_in()
         observation = branch.cluster.observe()
@@ -118,9 +131,9 @@ def play_look_ahead(
             twin = branch.copied()
             twin.policy.decide(observation)  # so that its own state is that of a decision later
             twin.cluster.place(option)
-            value, rest = twin.play_on()
-            if value > best:
-                best, plan = value, [option, *rest]
+            played = twin.play_on(best)
+            if played is not None and played[0] > best:
+                best, plan = played[0], [option, *played[1]]
         branch.policy.decide(observation)
         branch.cluster.place(plan.pop(0))
         step()

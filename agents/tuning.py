@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from conserve_gym.agents import campaign
 from conserve_gym.agents.evaluation import play
 from conserve_gym.agents.policies import resolve
-from conserve_gym.agents.provenance import git_revision, provenance, write_json
+from conserve_gym.agents.provenance import provenance, write_json
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
 from conserve_gym.baselines.baseline import Baseline, Parameter, Value
 from conserve_gym.baselines.registry import BASELINES
 from conserve_gym.envs.configuration import (
     ConfigurationError,
     Scenario,
-    scenario,
+    at_rates,
     validated,
 )
 from conserve_gym.envs.fields import STRICT, Positive
@@ -32,7 +32,7 @@ from conserve_gym.files import whole
 from conserve_gym.ledger import Placed
 
 TUNED = "tuned.json"
-_SETTINGS, _STUDY, _TRIALS = "settings.json", "study.log", "trials.csv"
+_STUDY, _TRIALS = "study.log", "trials.csv"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,7 +51,7 @@ class TuningSpec:
     policy: str
     budget: PositiveInt
     trials: PositiveInt
-    rates: list[Positive]
+    rates: Annotated[list[Positive], Field(min_length=1)]
     seed: NonNegativeInt
     output: Path
 
@@ -87,7 +87,7 @@ def tune(config: DictConfig, console: Console) -> Tuned:
     spec = validated(TuningSpec, OmegaConf.create({key: config[key] for key in keys}))
     baseline = _tunable(spec.policy)
     loads = _loads(config, spec.rates)
-    _claim(config, spec.output)
+    campaign.claim(spec.output, {str(k): str(v) for k, v in config.items() if k != "output"})
     optuna = _optuna()
     study = optuna.create_study(
         direction="maximize",
@@ -131,8 +131,6 @@ def _tunable(name: str) -> Baseline:
 
 def _loads(config: DictConfig, rates: Sequence[float]) -> list[Scenario]:
     """Return the scenario at each rate, of a recording's training split."""
-    if not rates:
-        raise ConfigurationError("rates=[] must name at least one load")
     config = config.copy()
     if "split" in config.workload:
         if config.workload.split not in (None, "train"):
@@ -140,30 +138,7 @@ def _loads(config: DictConfig, rates: Sequence[float]) -> list[Scenario]:
                 f"workload.split={config.workload.split}: rules are tuned on train"
             )
         config.workload.split = "train"
-    loads = []
-    for rate in rates:
-        config.arrivals.rate = rate
-        loads.append(scenario(config))
-    return loads
-
-
-def _claim(config: DictConfig, folder: Path) -> None:
-    """Write down what the search is; one that goes on must be the same."""
-    settings = {str(key): str(value) for key, value in config.items() if key != "output"}
-    settings["revision"] = str(git_revision())
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _SETTINGS
-    if path.exists():
-        found = json.loads(path.read_text("utf-8"))
-        differing = sorted(
-            key for key in found.keys() | settings.keys() if found.get(key) != settings.get(key)
-        )
-        if differing:
-            raise ConfigurationError(
-                f"output={folder} holds a search with another {', '.join(differing)}; "
-                "choose another folder"
-            )
-    write_json(path, settings)
+    return at_rates(config, rates)
 
 
 def _optuna() -> Any:

@@ -98,6 +98,16 @@ def compose_scenario(overrides: Sequence[str] = ()) -> DictConfig:
         raise ConfigurationError(_first_lines(error)) from None
 
 
+def at_rates(config: DictConfig, rates: Sequence[float]) -> list[Scenario]:
+    """Build the scenario of a composed configuration at each of some arrival rates."""
+    config = config.copy()
+    scenarios = []
+    for rate in rates:
+        config.arrivals.rate = rate
+        scenarios.append(scenario(config))
+    return scenarios
+
+
 def validated(kind: type[T], section: Any, name: str = "") -> T:
     """Build a validated object from a part of a configuration.
 

@@ -9,12 +9,15 @@ import numpy as np
 
 from conserve_gym.agents.ablation.cross_entropy import POPULATION, maximise
 from conserve_gym.agents.ablation.features import Group
-from conserve_gym.agents.ablation.foresight import FloatArray, Foresight
+from conserve_gym.agents.ablation.foresight import FloatArray, Foresight, TrueOutputs
 from conserve_gym.agents.ablation.linear import LinearPolicy, deployment
 from conserve_gym.agents.evaluation import Episode, measured
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
+from conserve_gym.baselines.output_predictor import learned
+from conserve_gym.baselines.predicted_output import PredictedOutput
 from conserve_gym.envs.configuration import ConfigurationError, Scenario
 from conserve_gym.envs.serving.cluster import Cluster
+from conserve_gym.envs.serving.profile import site
 from conserve_gym.envs.workloads.workload import draw_episode
 
 _SEEN = (Group.ARRIVAL, Group.BOOKKEEPING, Group.HISTORY)
@@ -28,6 +31,9 @@ ARMS: dict[str, tuple[Group, ...]] = {
     "predictions alone": (Group.ARRIVAL, Group.PREDICTIONS),
 }
 """What each looks at."""
+
+RULES = {"the rule predicted_output": False, "the same with true outputs": True}
+"""Nothing is trained for these: whether the outputs are the true ones, or predicted."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,20 @@ def play(scenario: Scenario, groups: Sequence[Group], weights: FloatArray, seed:
     if Group.PREDICTIONS in groups:
         policy.foresight = Foresight(cluster)
     return measured(cluster, policy, seed)
+
+
+def play_rule(scenario: Scenario, seed: int, *, knows: bool) -> Episode:
+    """Play an episode with ``predicted_output``.
+
+    Args:
+        scenario: What it runs on.
+        seed: Of the episode.
+        knows: Whether it is told the true outputs.
+    """
+    drawn = draw_episode(scenario.workload, scenario.arrivals, np.random.default_rng(seed))
+    predictor = TrueOutputs(drawn) if knows else learned("all")
+    policy = PredictedOutput(site(scenario.cluster), predictor)
+    return measured(Cluster(scenario.cluster, policy.deployment, drawn), policy, seed)
 
 
 def train(loads: Sequence[Scenario], arm: str, repeat: int, budget: int) -> Trained:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from conserve_gym.envs.serving.cluster import Cluster
-from conserve_gym.envs.workloads.conversation import Turn
+from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.ledger import ConversationEnded, Placed, TurnFinished
+from conserve_gym.observation import Observation
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -72,6 +74,26 @@ class Foresight:
                 peak = conversations[event.conversation].peak_tokens
                 self._totals[2, engine] -= peak
         self._read = len(ledger)
+
+
+class TrueOutputs:
+    """Knows every output beforehand, in the place of a predictor.
+
+    Args:
+        conversations: Those of the episode.
+    """
+
+    def __init__(self, conversations: Sequence[Conversation]) -> None:
+        """Keep the episode."""
+        self._conversations = conversations
+
+    def reset(self) -> None:
+        """Keep the episode."""
+
+    def expected_output(self, observation: Observation) -> float:
+        """Return the output of the turn at the door in tokens."""
+        turns = self._conversations[observation.conversation].turns
+        return float(turns[observation.turn].output_tokens)
 
 
 def _amounts(turns: tuple[Turn, ...]) -> tuple[float, float, float]:

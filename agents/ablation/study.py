@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,15 @@ from rich.table import Table
 from conserve_gym.agents import campaign
 from conserve_gym.agents.ablation import arms
 from conserve_gym.agents.ablation.features import Group
+from conserve_gym.agents.evaluation import Episode
 from conserve_gym.agents.provenance import provenance, write_json
+from conserve_gym.agents.seeds import FIRST_TEST_SEED, evaluation_seeds
 from conserve_gym.agents.statistics import Estimate, estimate
-from conserve_gym.envs.configuration import ConfigurationError, Scenario, scenario, validated
+from conserve_gym.envs.configuration import ConfigurationError, Scenario, at_rates, validated
 from conserve_gym.envs.fields import STRICT, Positive
 from conserve_gym.files import whole
+
+Play = Callable[..., Episode]
 
 METRICS = ("slo_attainment_pct", "goodput_per_s", "ttfet_p95", "tbt_p95", "tokens_per_joule")
 COMPARED = "all that was observed"
@@ -70,13 +74,14 @@ def run(config: DictConfig, console: Console) -> list[Path]:
     keys = AblationSpec.__dataclass_fields__
     spec = validated(AblationSpec, DictConfig({key: config[key] for key in keys}))
     _check(spec)
-    loads = _loads(config, spec.rates)
+    loads = at_rates(config, spec.rates)
     shown = ("arms", "repeats", "output", "workers")
     settings = {str(k): str(v) for k, v in config.items() if k not in shown}
     campaign.claim(spec.output, settings)
     results = campaign.load(spec.output, Cell)
     cells = [Cell(arm, repeat) for repeat in range(spec.repeats) for arm in spec.arms]
-    jobs = {cell: partial(_train_and_judge, loads, cell, spec.budget, spec.seeds) for cell in cells}
+    cells += [Cell(rule, 0) for rule in arms.RULES]
+    jobs = {cell: partial(_judge, loads, cell, spec.budget, spec.seeds) for cell in cells}
     campaign.play(jobs, spec.output, results, spec.workers, console)
     rows = _rows(spec, {cell: results[cell] for cell in cells})
     table = spec.output / "ablation.csv"
@@ -98,54 +103,59 @@ def _check(spec: AblationSpec) -> None:
         raise ConfigurationError(f"arms={spec.arms} must have {COMPARED!r} to compare with")
 
 
-def _loads(config: DictConfig, rates: Sequence[float]) -> list[Scenario]:
-    config = config.copy()
-    loads = []
-    for rate in rates:
-        config.arrivals.rate = rate
-        loads.append(scenario(config))
-    return loads
-
-
-def _train_and_judge(
-    loads: Sequence[Scenario], cell: Cell, budget: int, seeds: int
-) -> dict[str, Any]:
-    """Return each metric at each rate and seed, and what was learned."""
-    trained = arms.train(loads, cell.arm, cell.repeat, budget)
-    groups = arms.ARMS[cell.arm]
-    played = [
-        [arms.play(load, groups, trained.weights, seed).metrics for seed in range(seeds)]
-        for load in loads
-    ]
-    result: dict[str, Any] = {
+def _judge(loads: Sequence[Scenario], cell: Cell, budget: int, seeds: int) -> dict[str, Any]:
+    """Return each metric at each rate and seed, and what was learned for it."""
+    if cell.arm in arms.RULES:
+        play: Play = partial(arms.play_rule, knows=arms.RULES[cell.arm])
+        learned: dict[str, Any] = {}
+    else:
+        trained = arms.train(loads, cell.arm, cell.repeat, budget)
+        play = partial(arms.play, groups=arms.ARMS[cell.arm], weights=trained.weights)
+        learned = {"weights": trained.weights.tolist(), "decisions": trained.decisions}
+    unseen = evaluation_seeds(seeds, FIRST_TEST_SEED)
+    played = [[play(load, seed=seed).metrics for seed in unseen] for load in loads]
+    return learned | {
         metric: [[one[metric] for one in at_rate] for at_rate in played] for metric in METRICS
     }
-    result["weights"] = trained.weights.tolist()
-    result["decisions"] = trained.decisions
-    return result
 
 
 def _rows(
     spec: AblationSpec, results: Mapping[Cell, Mapping[str, Any]]
 ) -> list[dict[str, str | float]]:
-    """Return a row for each arm and metric: mean over the rates, and the difference, paired."""
+    """Return a row for each arm and metric: mean over the rates, and the difference, paired.
+
+    Trainings differ more than episodes do: intervals of what was trained are over the trainings,
+    each the mean of its episodes and rates. Those of one number meet the same episodes in every
+    arm. Rules have intervals over episodes.
+    """
     rows: list[dict[str, str | float]] = []
-    for arm in spec.arms:
+    for arm in (*spec.arms, *arms.RULES):
+        compared_with = COMPARED if arm in spec.arms else next(iter(arms.RULES))
+        averaged = (1, 2) if arm in spec.arms else (0, 1)
         for metric in METRICS:
             own, compared = (
-                np.array([results[Cell(name, r)][metric] for r in range(spec.repeats)])
-                for name in (arm, COMPARED)
+                np.array([one[metric] for cell, one in results.items() if cell.arm == name])
+                for name in (arm, compared_with)
             )
-            # Trainings differ more than episodes do: intervals are over them, each the mean of its
-            # episodes and rates. Those of one number meet the same episodes in every arm.
-            values = own.mean(axis=(1, 2))
-            less = values - compared.mean(axis=(1, 2))
-            row: dict[str, str | float] = {"arm": arm, "metric": metric}
+            values = own.mean(axis=averaged)
+            less = values - compared.mean(axis=averaged)
+            row: dict[str, str | float] = {
+                "arm": arm,
+                "sees_future": _sees_future(arm),
+                "metric": metric,
+                "compared_with": compared_with,
+            }
             row |= _named("", estimate(values.tolist())) | _named("less_", estimate(less.tolist()))
             for i, rate in enumerate(spec.rates):
                 row[f"at_{rate:g}"] = float(own[:, i].mean())
             rows.append(row)
     return rows
+
+
+def _sees_future(arm: str) -> bool:
+    if arm in arms.RULES:
+        return arms.RULES[arm]
+    return Group.PREDICTIONS in arms.ARMS[arm]
 
 
 def _named(prefix: str, value: Estimate) -> dict[str, float]:
@@ -157,18 +167,21 @@ def _table(spec: AblationSpec, rows: Sequence[Mapping[str, Any]], load: Scenario
     table = Table(
         title=f"What observations are worth: {load.workload.name} on {load.cluster.name}, "
         f"{rates} conversations/s",
-        caption=f"SLO attainment, %. A linear policy, {spec.budget:,} decisions of training each, "
-        f"{spec.repeats} trainings, {spec.seeds} unseen episodes at each rate; ± 95 % over the "
-        "trainings. † sees the future.",
+        caption="SLO attainment, %. The same linear policy, "
+        f"{spec.budget:,} decisions of training each, {spec.repeats} trainings, {spec.seeds} "
+        "unseen episodes at each rate; ± 95 % over the trainings, of rules over the episodes. "
+        "† sees the future.",
     )
     table.add_column("what it looks at")
-    for head in ("mean", f"less: {COMPARED}", *(f"at {rate:g}/s" for rate in spec.rates)):
+    for head in ("mean", f"less “{COMPARED}”", *(f"at {rate:g}/s" for rate in spec.rates)):
         table.add_column(head, justify="right")
     for row in rows:
         if row["metric"] != METRICS[0]:
             continue
-        mark = " †" if Group.PREDICTIONS in arms.ARMS[row["arm"]] else ""
-        same = row["arm"] == COMPARED
+        if row["arm"] in arms.RULES and row["arm"] == row["compared_with"]:
+            table.add_section()
+        mark = " †" if row["sees_future"] else ""
+        same = row["arm"] == row["compared_with"]
         table.add_row(
             row["arm"] + mark,
             f"{row['mean']:.1f} ±{row['high'] - row['mean']:.1f}",

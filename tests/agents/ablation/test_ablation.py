@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -12,15 +13,16 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from conserve_gym.agents.ablation import arms
-from conserve_gym.agents.ablation.arms import ARMS, play, train
+from conserve_gym.agents.ablation.arms import ARMS, play, play_rule, train
 from conserve_gym.agents.ablation.cross_entropy import maximise
 from conserve_gym.agents.ablation.features import Group
-from conserve_gym.agents.ablation.foresight import Foresight
+from conserve_gym.agents.ablation.foresight import Foresight, TrueOutputs
 from conserve_gym.agents.ablation.linear import LinearPolicy, deployment
 from conserve_gym.agents.ablation.study import run
 from conserve_gym.envs.configuration import ConfigurationError, Scenario, load_scenario
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.workloads.workload import draw_episode
+from conserve_gym.ledger import Placed
 from conserve_gym.placement import Placement
 
 SMALL = ("workload.conversations=20", "arrivals.rate=4")
@@ -140,14 +142,19 @@ def test_the_table_has_every_arm_and_a_finished_study_plays_nothing(tmp_path: Pa
     table, stamp = run(configured(tmp_path, chosen), console)
     with table.open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 3 * 5
+    assert len(rows) == (3 + 2) * 5
     mine = [row for row in rows if row["metric"] == "slo_attainment_pct"]
-    for row in mine:
+    assert [row["arm"] for row in mine if row["sees_future"] == "True"] == [
+        "predictions alone",
+        "the same with true outputs",
+    ]
+    for row in mine[:3]:
         assert float(row["mean"]) == pytest.approx(
             (float(row["at_3"]) + float(row["at_4"])) / 2, abs=1e-9
         )
         difference = float(row["mean"]) - float(mine[1]["mean"])
         assert float(row["less_mean"]) == pytest.approx(difference, abs=1e-9)
+    assert mine[3]["compared_with"] == mine[4]["compared_with"] == "the rule predicted_output"
     shown = console.export_text()
     assert "predictions alone †" in shown
     assert "arrival alone †" not in shown
@@ -170,3 +177,17 @@ def test_the_table_has_every_arm_and_a_finished_study_plays_nothing(tmp_path: Pa
 def test_wrong_settings_are_one_clear_error(tmp_path: Path, override: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         run(configured(tmp_path, override), Console(quiet=True))
+
+
+def test_true_outputs_are_those_of_the_turn_at_the_door(scenario: Scenario) -> None:
+    cluster = begun(scenario)
+    known = TrueOutputs(cluster.conversations)
+    cluster.advance()
+    seen = cluster.observe()
+    for turn, played in enumerate(cluster.conversations[0].turns):
+        assert known.expected_output(replace(seen, turn=turn)) == played.output_tokens
+    told, guessed = (
+        [one for one in play_rule(scenario, 0, knows=knows).ledger if isinstance(one, Placed)]
+        for knows in (True, False)
+    )
+    assert told != guessed
