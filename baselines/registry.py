@@ -3,60 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 
-from conserve_gym.baselines import (
-    ampd,
-    bidirectional,
-    cache_aware,
-    colocate,
-    conserve,
-    decoding_prefiller,
-    disaggregate,
-    dynamo_conditional,
-    freeness,
-    full_disagg,
-    kairos,
-    least_outstanding,
-    length_threshold,
-    lmetric,
-    load_switch,
-    ppd,
-    predicted_output,
-    random_choice,
-    round_robin,
-    smetric,
-    splitwise,
-)
 from conserve_gym.baselines.baseline import Baseline, Value
 from conserve_gym.policy import Policy
 from conserve_gym.site import Site
 
 _MODULES = (
-    ampd,
-    bidirectional,
-    cache_aware,
-    colocate,
-    conserve,
-    decoding_prefiller,
-    disaggregate,
-    dynamo_conditional,
-    freeness,
-    full_disagg,
-    kairos,
-    least_outstanding,
-    length_threshold,
-    lmetric,
-    load_switch,
-    ppd,
-    predicted_output,
-    random_choice,
-    round_robin,
-    smetric,
-    splitwise,
+    "ampd",
+    "bidirectional",
+    "cache_aware",
+    "colocate",
+    "conserve",
+    "decoding_prefiller",
+    "disaggregate",
+    "dynamo_conditional",
+    "freeness",
+    "full_disagg",
+    "kairos",
+    "least_outstanding",
+    "length_threshold",
+    "lmetric",
+    "load_switch",
+    "ppd",
+    "predicted_output",
+    "random_choice",
+    "round_robin",
+    "smetric",
+    "splitwise",
 )
 
 BASELINES: dict[str, Baseline] = {
-    name: baseline for module in _MODULES for name, baseline in module.BASELINES.items()
+    name: baseline
+    for module in _MODULES
+    for name, baseline in import_module(f"conserve_gym.baselines.{module}").BASELINES.items()
 }
 
 
