@@ -109,7 +109,7 @@ def tune(config: DictConfig) -> None:
     setting = ", ".join(f"{name}={value}" for name, value in found.parameters.items())
     console.print(
         f"{config.policy}: {setting}\nSLO attainment on the training episodes "
-        f"{found.attainment_pct:.2f} %, published setting {found.published_pct:.2f} %\n"
+        f"{found.attainment_pct:.2f} %, default setting {found.default_pct:.2f} %\n"
         f"{found.path}",
         soft_wrap=True,
     )

@@ -12,7 +12,6 @@ It is greedy, so that more than it finds may be there to win.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -95,7 +94,6 @@ def play_look_ahead(
     base: Policy,
     seed: int,
     actions: str,
-    step: Callable[[], None] = lambda: None,
 ) -> Episode:
     """Play an episode with the real future at hand.
 
@@ -104,7 +102,6 @@ def play_look_ahead(
         base: Whose placements are tried first, and who plays on after each that is tried.
         seed: Seed of the workload and its arrivals.
         actions: Kind of action that is tried: ``conversation``, ``turn`` or ``joint``.
-        step: Called after each decision.
 
     Raises:
         ConfigurationError: There are no such actions on this cluster.
@@ -136,6 +133,5 @@ def play_look_ahead(
                 best, plan = played[0], [option, *played[1]]
         branch.policy.decide(observation)
         branch.cluster.place(plan.pop(0))
-        step()
     episode = finished(branch.cluster, base, seed)
     return replace(episode, policy=f"look_ahead({base.name})", sees_future=True)

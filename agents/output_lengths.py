@@ -20,8 +20,8 @@ from conserve_gym.envs.workloads.workload import draw_episode
 from conserve_gym.observation import FloatArray
 
 TRAINING_SEEDS = range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + 12)
-VALIDATION_SEEDS = range(6)
-"""Below those of training, and above those that an evaluation draws first."""
+VALIDATION_SEEDS = range(1_000, 1_006)
+"""Below those of training and of the benchmark, and none that an evaluation counts to."""
 
 PENALTY = 1.0
 

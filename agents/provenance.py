@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
@@ -50,7 +51,10 @@ def _version(package: str) -> str | None:
 
 
 def git_revision() -> str | None:
-    """Return the checkout's revision, with a plus where its files differ; None without git."""
+    """Return the checkout's revision; None without git.
+
+    Where its files differ, a plus and a digest of the differences follow.
+    """
     root = Path(__file__).resolve().parents[1]
     try:
         top, revision, changes = (
@@ -60,11 +64,13 @@ def git_revision() -> str | None:
             for arguments in (
                 ["rev-parse", "--show-toplevel"],
                 ["rev-parse", "HEAD"],
-                ["status", "--porcelain", "--untracked-files=no"],  # what a user adds is none
+                ["diff", "HEAD"],  # what a user adds is no difference
             )
         )
     except (OSError, subprocess.CalledProcessError):
         return None
     if Path(top) != root:
         return None  # installed inside somebody else's checkout
-    return revision + ("+" if changes else "")
+    if not changes:
+        return revision
+    return f"{revision}+{hashlib.sha256(changes.encode()).hexdigest()[:12]}"

@@ -48,7 +48,7 @@ def submitted(asked: str, site: Site) -> Policy:
 
     Args:
         asked: ``path/to/file.py:Class`` or ``package.module:Class``. The class is called with the
-            site if it takes an argument, else with nothing.
+            site if its first argument is called ``site`` or has no default, else with nothing.
         site: The cluster that it shall decide for.
 
     Raises:
@@ -69,11 +69,18 @@ def submitted(asked: str, site: Site) -> Policy:
         )
     kind: Callable[..., Any] = found
     try:
-        policy = kind(site) if inspect.signature(kind).parameters else kind()
+        policy = kind(site) if _takes_a_site(kind) else kind()
     except Exception as error:
         raise _broken(asked, "cannot be built", error) from error
     _check(asked, policy)
     return cast(Policy, policy)
+
+
+def _takes_a_site(kind: Callable[..., Any]) -> bool:
+    for one in inspect.signature(kind).parameters.values():
+        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD):
+            return one.name == "site" or one.default is one.empty
+    return False
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -25,6 +25,7 @@ from conserve_gym.envs.configuration import (
     ConfigurationError,
     Scenario,
     at_rates,
+    of_split,
     validated,
 )
 from conserve_gym.envs.fields import STRICT, Positive
@@ -42,7 +43,7 @@ class TuningSpec:
     Attributes:
         policy: Name of a baseline that has parameters.
         budget: Decisions to play in all.
-        trials: Settings to try, the published one among them.
+        trials: Settings to try, the default one among them.
         rates: Conversations a second; a setting's worth is its mean over them.
         seed: Of the search.
         output: Folder to write to.
@@ -62,14 +63,14 @@ class Tuned(NamedTuple):
     Attributes:
         parameters: The best setting.
         attainment_pct: Its SLO attainment on the training episodes.
-        published_pct: That of the published setting on the same.
+        default_pct: That of the default setting on the same.
         episodes: How many each setting played at each rate.
         path: File that names the setting for evaluations.
     """
 
     parameters: dict[str, Value]
     attainment_pct: float
-    published_pct: float
+    default_pct: float
     episodes: int
     path: Path
 
@@ -86,21 +87,22 @@ def tune(config: DictConfig, console: Console) -> Tuned:
     keys = TuningSpec.__dataclass_fields__
     spec = validated(TuningSpec, OmegaConf.create({key: config[key] for key in keys}))
     baseline = _tunable(spec.policy)
-    loads = _loads(config, spec.rates)
+    loads = at_rates(of_split(config, "train"), spec.rates)
     campaign.claim(spec.output, {str(k): str(v) for k, v in config.items() if k != "output"})
     optuna = _optuna()
     study = optuna.create_study(
         direction="maximize",
         study_name=spec.policy,
-        sampler=optuna.samplers.TPESampler(seed=spec.seed),
         storage=optuna.storages.JournalStorage(
             optuna.storages.journal.JournalFileBackend(str(spec.output / _STUDY))
         ),
         load_if_exists=True,
     )
-    published = {name: parameter.default for name, parameter in baseline.parameters.items()}
-    if not study.trials:
-        study.enqueue_trial(published)
+    # One that goes on must not draw again what was drawn before.
+    study.sampler = optuna.samplers.TPESampler(seed=spec.seed + len(study.trials))
+    default = {name: parameter.default for name, parameter in baseline.parameters.items()}
+    if not any(trial.params == default for trial in _complete(study)):
+        study.enqueue_trial(default)
     episodes = _episodes(spec, loads)
     columns = (TextColumn("tuning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
@@ -113,9 +115,10 @@ def tune(config: DictConfig, console: Console) -> Tuned:
                 for name, parameter in baseline.parameters.items()
             }
             study.tell(trial, _attainment_pct(spec.policy, setting, loads, episodes))
-    _write_trials(spec.output / _TRIALS, study, list(published))
+    _write_trials(spec.output / _TRIALS, study, list(default))
+    with_default = next(trial for trial in _complete(study) if trial.params == default)
     best = dict(study.best_params)
-    found = Tuned(best, study.best_value, _complete(study)[0].value, episodes, spec.output / TUNED)
+    found = Tuned(best, study.best_value, with_default.value, episodes, spec.output / TUNED)
     _write(found, spec, loads[0])
     return found
 
@@ -127,18 +130,6 @@ def _tunable(name: str) -> Baseline:
             f"policy={name!r} has no parameters to tune; these have: {', '.join(able)}"
         )
     return BASELINES[name]
-
-
-def _loads(config: DictConfig, rates: Sequence[float]) -> list[Scenario]:
-    """Return the scenario at each rate, of a recording's training split."""
-    config = config.copy()
-    if "split" in config.workload:
-        if config.workload.split not in (None, "train"):
-            raise ConfigurationError(
-                f"workload.split={config.workload.split}: rules are tuned on train"
-            )
-        config.workload.split = "train"
-    return at_rates(config, rates)
 
 
 def _optuna() -> Any:
@@ -205,7 +196,7 @@ def _write(found: Tuned, spec: TuningSpec, load: Scenario) -> None:
     values = {
         "policy": {spec.policy: found.parameters},
         "training_slo_attainment_pct": found.attainment_pct,
-        "published_slo_attainment_pct": found.published_pct,
+        "default_slo_attainment_pct": found.default_pct,
         "workload": load.workload.name,
         "rates": spec.rates,
         "settings_tried": spec.trials,

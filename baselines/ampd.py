@@ -106,7 +106,7 @@ BASELINES = {
         lambda site, share: AmpdEmulation(share),
         Reads.BOOKKEEPING,
         "arXiv 2606.01839 (AMPD)",
-        {"share": Parameter(0.1, 0.0, 1.0)},
+        {"share": Parameter(0.1, 0.0, 1.0, most=1.0)},
     ),
     "ampd_cost": Baseline(
         AmpdCost,

@@ -18,10 +18,11 @@ class Parameter:
     """A number or a choice that a rule can be tuned by.
 
     Attributes:
-        default: As published; a whole number stays one.
+        default: As published, where it is; a whole number stays one.
         low: Smallest value worth trying.
         high: Largest value worth trying.
         logarithmic: Whether ratios matter rather than differences.
+        most: Largest value that makes sense, such as 1 for a share.
         choices: What there is to choose from, for a parameter that is no number.
     """
 
@@ -29,6 +30,7 @@ class Parameter:
     low: float = 0.0
     high: float = 0.0
     logarithmic: bool = False
+    most: float = math.inf
     choices: tuple[str, ...] = ()
 
 
@@ -81,7 +83,8 @@ class Baseline:
                 raise ValueError(f"{given} is none of {', '.join(parameter.choices)}")
         elif isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{given} is no number")
-        elif not 0 <= value < math.inf:
-            raise ValueError(f"{given} must not be negative, and finite")
+        elif not 0 <= value <= parameter.most or value == math.inf:
+            most = "finite" if parameter.most == math.inf else f"at most {parameter.most:g}"
+            raise ValueError(f"{given} must not be negative, and {most}")
         elif isinstance(parameter.default, int) and value != int(value):
             raise ValueError(f"{given} is not a whole number")

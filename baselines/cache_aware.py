@@ -82,7 +82,7 @@ BASELINES = {
         Reads.BOOKKEEPING,
         "sgl-router of SGLang (cache_aware)",
         {
-            "match": Parameter(0.3, 0.0, 1.0),
+            "match": Parameter(0.3, 0.0, 1.0, most=1.0),
             "imbalance_turns": Parameter(64, 0, 256),
             "imbalance_ratio": Parameter(1.5, 1.0, 10.0, logarithmic=True),
         },

@@ -69,7 +69,7 @@ BASELINES = {
         Reads.BOOKKEEPING,
         "after arXiv 2508.01989",
         {
-            "kv_share": Parameter(0.5, 0.0, 1.0),
+            "kv_share": Parameter(0.5, 0.0, 1.0, most=1.0),
             "backlog_tokens": Parameter(32_768, 1024, 262_144, logarithmic=True),
         },
     )

@@ -25,7 +25,7 @@ from conserve_gym.site import Site
 _SOURCE = "github.com/ai-dynamo/dynamo, conditional disaggregation (2026)"
 _SHORT = {
     "tokens": Parameter(2048, 16, 32_768, logarithmic=True),
-    "ratio": Parameter(0.7, 0.05, 1.0),
+    "ratio": Parameter(0.7, 0.05, 1.0, most=1.0),
 }
 _BUSY = {"busy": Parameter(16.0, 0.25, 64.0, logarithmic=True)}
 

@@ -97,8 +97,8 @@ BASELINES = {
         {
             "measure": Parameter("kv", choices=("arrivals", "kv")),
             "arrivals": Parameter(CROSSOVER_PER_ENGINE, 0.001, 10.0, logarithmic=True),
-            "kv": Parameter(KV_SHARE, 0.05, 0.95),
-            "hysteresis": Parameter(0.1, 0.0, 0.5),
+            "kv": Parameter(KV_SHARE, 0.05, 0.95, most=1.0),
+            "hysteresis": Parameter(0.1, 0.0, 0.5, most=1.0),
         },
     )
 }

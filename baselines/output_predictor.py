@@ -9,12 +9,12 @@ episodes of training seeds, for each workload and for all of them together, and 
 their own how far predicted medians are off:
 
     trained on, played on     median |log error|   R2 of the log   MAPE
-    miniswe, miniswe                        0.21            0.31    35 %
-    claude_code, claude_code                0.50            0.10    73 %
-    chat, chat                              0.69            0.12   338 %
-    all, miniswe                            0.45            0.04    62 %
-    all, claude_code                        0.51            0.04    72 %
-    all, chat                               0.86            0.06   296 %
+    miniswe, miniswe                        0.21            0.32    35 %
+    claude_code, claude_code                0.50            0.10    72 %
+    chat, chat                              0.69            0.15   324 %
+    all, miniswe                            0.44            0.05    61 %
+    all, claude_code                        0.50            0.05    71 %
+    all, chat                               0.85            0.09   284 %
 
 Little can be told of outputs from lengths alone; on miniswe nearly all of it is the turn's index.
 """

@@ -19,17 +19,12 @@ class PerTurn(ABC):
         name: How the rule is called.
         pulls_history: Whether an engine that prefills a later turn copies the history's KV from
             where it was decoded; else it computes again what it does not itself hold.
-        engine_exports: Whether engines tell their queues.
     """
 
-    def __init__(
-        self, name: str, *, pulls_history: bool = False, engine_exports: bool = False
-    ) -> None:
+    def __init__(self, name: str, *, pulls_history: bool = False) -> None:
         """Let every turn pass the door."""
         self.name = name
-        self.deployment = Deployment(
-            decides_every_turn=True, pulls_history=pulls_history, engine_exports=engine_exports
-        )
+        self.deployment = Deployment(decides_every_turn=True, pulls_history=pulls_history)
 
     def reset(self, seed: int) -> None:  # noqa: B027 - most rules keep nothing
         """Keep no state."""

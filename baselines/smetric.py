@@ -173,7 +173,7 @@ BASELINES = {
         "arXiv 2607.08565",
         {
             "overload": Parameter(2.0, 1.0, 8.0, logarithmic=True),
-            "hit_ratio": Parameter(0.5, 0.0, 1.0),
+            "hit_ratio": Parameter(0.5, 0.0, 1.0, most=1.0),
             "slack": Parameter(1.0, 0.1, 10.0, logarithmic=True),
         },
     )

@@ -223,12 +223,12 @@ class Observer:
         conversation.prompt = event.input_tokens
         conversation.new_tokens = event.new_tokens
         conversation.turn = event.turn
+        still_valid = event.input_tokens - event.new_tokens
+        conversation.held = {
+            engine: min(tokens, still_valid) for engine, tokens in conversation.held.items()
+        }
         if self._every_turn:
             self._at_door += 1
-            still_valid = event.input_tokens - event.new_tokens
-            conversation.held = {
-                engine: min(tokens, still_valid) for engine, tokens in conversation.held.items()
-            }
         else:
             assert conversation.placement is not None
             self._hold(conversation, event.input_tokens)
@@ -274,11 +274,11 @@ class Observer:
             tbt = (event.time - conversation.first_token_s) / (event.output_tokens - 1)
             engine.tbt.add(event.time, tbt)
         self._outputs.add(event.output_tokens)
+        if self._prefix_caching:
+            conversation.held[conversation.prefilled_at] = event.input_tokens
+            conversation.held[event.engine] = event.input_tokens + event.output_tokens
+        conversation.home = event.engine
         if self._every_turn:
-            if self._prefix_caching:
-                conversation.held[conversation.prefilled_at] = event.input_tokens
-                conversation.held[event.engine] = event.input_tokens + event.output_tokens
-            conversation.home = event.engine
             self._unpin(conversation)
         else:
             self._hold(conversation, event.input_tokens + event.output_tokens)
@@ -300,10 +300,10 @@ class Observer:
         at = placement.prefill_at if offloaded else placement.decode_at
         conversation.dispatched_s = time
         conversation.prefilled_at = at
-        if self._every_turn and not self._pulls_history:
-            tokens = conversation.prompt - conversation.held.get(at, 0)
+        if self._prefix_caching and self._pulls_history:
+            tokens = conversation.new_tokens
         else:
-            tokens = conversation.new_tokens if self._prefix_caching else conversation.prompt
+            tokens = conversation.prompt - conversation.held.get(at, 0)
         self._engines[at].prompts[key] = (time, tokens)
         self._engines[at].prompt_tokens += tokens
 

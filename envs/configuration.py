@@ -108,6 +108,24 @@ def at_rates(config: DictConfig, rates: Sequence[float]) -> list[Scenario]:
     return scenarios
 
 
+def of_split(config: DictConfig, split: str) -> DictConfig:
+    """Return a composed configuration whose recordings are taken from one split.
+
+    Raises:
+        ConfigurationError: A recording names another split.
+    """
+    config = config.copy()
+    nodes = [("workload", config.workload)]
+    while nodes:
+        key, node = nodes.pop()
+        if "split" in node:
+            if node.split not in (None, split):
+                raise ConfigurationError(f"{key}.split={node.split}: here it must be {split}")
+            node.split = split
+        nodes += [(f"{key}.{k}", v) for k, v in node.items() if isinstance(v, DictConfig)]
+    return config
+
+
 def validated(kind: type[T], section: Any, name: str = "") -> T:
     """Build a validated object from a part of a configuration.
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from conserve_gym.agents.ablation.features import Features, Group
 from conserve_gym.agents.ablation.foresight import FloatArray, Foresight
-from conserve_gym.deployment import Deployment
+from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
@@ -72,5 +72,9 @@ class LinearPolicy:
 
 
 def deployment(groups: Sequence[Group]) -> Deployment:
-    """Return how the policy runs the GPUs."""
-    return Deployment(all_mixed=True, engine_exports=Group.EXPORTS in groups)
+    """Return how the policy runs the GPUs; a door needs the router's bookkeeping."""
+    return Deployment(
+        all_mixed=True,
+        reservation=Reservation.PER_TURN if Group.BOOKKEEPING in groups else Reservation.NONE,
+        engine_exports=Group.EXPORTS in groups,
+    )

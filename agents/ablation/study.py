@@ -23,7 +23,13 @@ from conserve_gym.agents.evaluation import Episode
 from conserve_gym.agents.provenance import provenance, write_json
 from conserve_gym.agents.seeds import FIRST_TEST_SEED, evaluation_seeds
 from conserve_gym.agents.statistics import Estimate, estimate
-from conserve_gym.envs.configuration import ConfigurationError, Scenario, at_rates, validated
+from conserve_gym.envs.configuration import (
+    ConfigurationError,
+    Scenario,
+    at_rates,
+    of_split,
+    validated,
+)
 from conserve_gym.envs.fields import STRICT, Positive
 from conserve_gym.files import whole
 
@@ -74,14 +80,16 @@ def run(config: DictConfig, console: Console) -> list[Path]:
     keys = AblationSpec.__dataclass_fields__
     spec = validated(AblationSpec, DictConfig({key: config[key] for key in keys}))
     _check(spec)
-    loads = at_rates(config, spec.rates)
+    training = at_rates(of_split(config, "train"), spec.rates)
+    unseen = at_rates(of_split(config, "test"), spec.rates)
     shown = ("arms", "repeats", "output", "workers")
     settings = {str(k): str(v) for k, v in config.items() if k not in shown}
     campaign.claim(spec.output, settings)
     results = campaign.load(spec.output, Cell)
     cells = [Cell(arm, repeat) for repeat in range(spec.repeats) for arm in spec.arms]
     cells += [Cell(rule, 0) for rule in arms.RULES]
-    jobs = {cell: partial(_judge, loads, cell, spec.budget, spec.seeds) for cell in cells}
+    judge = partial(_judge, training, unseen, budget=spec.budget, seeds=spec.seeds)
+    jobs = {cell: partial(judge, cell) for cell in cells}
     campaign.play(jobs, spec.output, results, spec.workers, console)
     rows = _rows(spec, {cell: results[cell] for cell in cells})
     table = spec.output / "ablation.csv"
@@ -90,8 +98,8 @@ def run(config: DictConfig, console: Console) -> list[Path]:
         writer.writeheader()
         writer.writerows(rows)
     stamp = spec.output / "ablation.json"
-    write_json(stamp, {"settings": settings, **provenance(loads[0].cluster)})
-    console.print(_table(spec, rows, loads[0]))
+    write_json(stamp, {"settings": settings, **provenance(unseen[0].cluster)})
+    console.print(_table(spec, rows, unseen[0]))
     return [table, stamp]
 
 
@@ -103,17 +111,23 @@ def _check(spec: AblationSpec) -> None:
         raise ConfigurationError(f"arms={spec.arms} must have {COMPARED!r} to compare with")
 
 
-def _judge(loads: Sequence[Scenario], cell: Cell, budget: int, seeds: int) -> dict[str, Any]:
+def _judge(
+    training: Sequence[Scenario],
+    unseen: Sequence[Scenario],
+    cell: Cell,
+    budget: int,
+    seeds: int,
+) -> dict[str, Any]:
     """Return each metric at each rate and seed, and what was learned for it."""
     if cell.arm in arms.RULES:
         play: Play = partial(arms.play_rule, knows=arms.RULES[cell.arm])
         learned: dict[str, Any] = {}
     else:
-        trained = arms.train(loads, cell.arm, cell.repeat, budget)
+        trained = arms.train(training, cell.arm, cell.repeat, budget)
         play = partial(arms.play, groups=arms.ARMS[cell.arm], weights=trained.weights)
         learned = {"weights": trained.weights.tolist(), "decisions": trained.decisions}
-    unseen = evaluation_seeds(seeds, FIRST_TEST_SEED)
-    played = [[play(load, seed=seed).metrics for seed in unseen] for load in loads]
+    test_seeds = evaluation_seeds(seeds, FIRST_TEST_SEED)
+    played = [[play(load, seed=seed).metrics for seed in test_seeds] for load in unseen]
     return learned | {
         metric: [[one[metric] for one in at_rate] for at_rate in played] for metric in METRICS
     }

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 import pandas as pd
 
 from conserve_gym.agents.benchmark.comparisons import SIGNIFICANT, pairs
-from conserve_gym.agents.benchmark.competitors import Competitor
+from conserve_gym.agents.benchmark.competitors import HINDSIGHT, Competitor
 from conserve_gym.agents.benchmark.leaderboard import ALL
 from conserve_gym.agents.benchmark.playing import Played
-from conserve_gym.agents.benchmark.results import HINDSIGHT
 from conserve_gym.agents.benchmark.winners import METRIC, Winner, ranking, winners
 
 _MOVES = "kv_moves_per_conversation"
@@ -26,7 +25,8 @@ def first_lines(played: Played, rows: pd.DataFrame, board: pd.DataFrame) -> list
         board: As from ``leaderboard.table``.
     """
     bounds = [one for one in played.competitors if one.is_bound]
-    lines = [*_submission(played, board), *(_leads(one, rows) for one in played.spec.clusters)]
+    leads = (_leads(cluster, rows, board) for cluster in played.spec.clusters)
+    lines = [*_submission(played, board), *leads]
     for (cluster, workload), here in rows.groupby(["cluster", "workload"], sort=False):
         setting = f"{workload} on {cluster}"
         ahead = winners(here)
@@ -62,22 +62,24 @@ def _submission(played: Played, board: pd.DataFrame) -> Iterator[str]:
             )
 
 
-def _leads(cluster: str, rows: pd.DataFrame) -> str:
-    """Say who is ahead over all workloads and loads of a cluster."""
+def _leads(cluster: str, rows: pd.DataFrame, board: pd.DataFrame) -> str:
+    """Say who is ahead over all workloads and loads of a cluster, in the order of its ranks."""
     here = rows[(rows["cluster"] == cluster) & ~rows["sees_future"]]
     by_workload = here.groupby(["policy", "workload", "seed"], sort=False)[METRIC].mean()
     means = by_workload.groupby(["policy", "seed"], sort=False).mean().reset_index()
     means = means.assign(rate=0.0)
-    order = means.groupby("policy", sort=False)[METRIC].mean().sort_values(ascending=False)
-    first = f"{order.index[0]} leads on {cluster} with {order.iloc[0]:.1f} % mean SLO attainment"
+    ranked = board[(board["cluster"] == cluster) & (board["workload"] == ALL)].sort_values("rank")
+    order = ranked.loc[ranked["rank"].notna(), "policy"].tolist()
+    attained = means.loc[means["policy"] == order[0], METRIC].mean()
+    over = f"on {cluster} with {attained:.1f} % mean SLO attainment over all workloads and loads"
     if len(order) == 1:
-        return first
-    lead = pairs(means, order.index[0], list(order.index[1:]), METRIC).iloc[0]
+        return f"{order[0]} is alone {over}"
+    leads = pairs(means, order[0], order[1:], METRIC).set_index("policy")
+    level = leads.index[~(leads["p_holm"] < SIGNIFICANT)].tolist()
+    lead = leads.loc[order[1]]
     doubt = _doubt(lead["ci95_low"], lead["ci95_high"], lead["p_holm"])
-    return (
-        f"{first} over all workloads and loads, {lead['difference']:+.1f} points to "
-        f"{order.index[1]}{doubt}"
-    )
+    says = f"{order[0]} leads {over}, {lead['difference']:+.1f} points to {order[1]}{doubt}"
+    return f"{says}; not significantly different: {', '.join(level)}" if level else says
 
 
 def _disaggregation(rows: pd.DataFrame) -> str:

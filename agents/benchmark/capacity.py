@@ -45,7 +45,8 @@ class Search:
         low, high = self.carried, self.failed
         if low == 0.0 or math.isinf(high) or high - low <= self.tolerance * low:
             return None
-        return float(f"{(low + high) / 2:.6g}")
+        middle = float(f"{(low + high) / 2:.6g}")
+        return middle if low < middle < high else None
 
     def __str__(self) -> str:
         """Return it for a table, with what is not known of it."""

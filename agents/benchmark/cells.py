@@ -114,7 +114,7 @@ def score(settings: str, asked: Asked, version: str, seed: int) -> Result:
         "metrics": played.metrics | played.energy_kj,
         "timing": timing,
         "made_from": {
-            "config_sha256": digest(settings, version or key_of(asked)),
+            "config_sha256": digest(settings, key_of(asked), version),
             "scenario_sha256": digest(settings),
             **made_by(),
         },

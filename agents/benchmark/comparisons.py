@@ -1,9 +1,10 @@
 """Differences between policies on the same episodes, and which of them are real.
 
-Policies are compared seed by seed. Intervals are bootstrapped over seeds (bias-corrected and
-accelerated, Efron 1987); p-values are of the paired t test, which few seeds still allow where a
-bootstrap of them would be too sure, and are corrected by Holm's step-down method (1979) over all
-comparisons with one reference in one metric on one cluster and workload.
+Policies are compared seed by seed. Intervals and p-values are of the paired t test; p-values are
+corrected by Holm's step-down method (1979) over all comparisons with one reference in one metric on
+one cluster and workload. Bootstrapped intervals (bias-corrected and accelerated, Efron 1987) stand
+beside them in the table: they assume no normal mean, and of few seeds they are too sure. On normal
+samples those of 95 % hold the mean in 72 % of the cases with 3 seeds, 84 % with 5, 91 % with 10.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from conserve_gym.agents.benchmark.results import SETTING
+from conserve_gym.agents.statistics import half_width
 
 METRICS = (
     "slo_attainment_pct",
@@ -44,8 +46,8 @@ def table(rows: pd.DataFrame, references: dict[tuple[str, str], dict[str, str]])
 
     Returns:
         Columns ``cluster``, ``workload``, ``rate``, ``metric``, ``reference``, ``against`` (its
-        name), ``policy``, ``difference``, ``ci95_low``, ``ci95_high``, ``p``, ``p_holm``,
-        ``seeds``.
+        name), ``policy``, ``difference``, ``ci95_low``, ``ci95_high``, ``bootstrap_low``,
+        ``bootstrap_high``, ``p``, ``p_holm``, ``seeds``.
     """
     parts = []
     for (cluster, workload), named in references.items():
@@ -79,8 +81,7 @@ def pairs(rows: pd.DataFrame, first: str, others: Sequence[str], metric: str) ->
         metric: In which.
 
     Returns:
-        Columns ``policy`` (the other), ``rate``, ``difference``, ``ci95_low``, ``ci95_high``,
-        ``p``, ``p_holm`` and ``seeds``.
+        The same columns from ``policy`` (the other) on, with ``rate``.
     """
     by_seed = rows.pivot(index="policy", columns=["rate", "seed"], values=metric)
     return _against(by_seed.loc[first] - by_seed.loc[list(others)])
@@ -90,23 +91,29 @@ def _against(less: pd.DataFrame) -> pd.DataFrame:
     """Return the statistics of differences, a row a policy and load."""
     stacked = less.stack("rate", future_stack=True)
     sample = stacked.to_numpy(dtype=np.float64)
-    low, high = intervals(sample)
+    means, count = sample.mean(axis=1), sample.shape[1]
+    half = np.full(len(sample), np.nan)
+    if count > 1:
+        half = half_width(sample.std(axis=1, ddof=1) / np.sqrt(count), count)
+    low, high = bootstrapped(sample)
     p = p_values(sample)
     return pd.DataFrame(
         {
             "policy": stacked.index.get_level_values("policy"),
             "rate": stacked.index.get_level_values("rate"),
-            "difference": sample.mean(axis=1),
-            "ci95_low": low,
-            "ci95_high": high,
+            "difference": means,
+            "ci95_low": means - half,
+            "ci95_high": means + half,
+            "bootstrap_low": low,
+            "bootstrap_high": high,
             "p": p,
             "p_holm": holm(p),
-            "seeds": sample.shape[1],
+            "seeds": count,
         }
     )
 
 
-def intervals(sample: Floats) -> tuple[Floats, Floats]:
+def bootstrapped(sample: Floats) -> tuple[Floats, Floats]:
     """Return bootstrapped 95 % intervals of the means of rows; NaN with one column.
 
     Rows whose values are all alike have an interval of no width.
@@ -134,12 +141,17 @@ def intervals(sample: Floats) -> tuple[Floats, Floats]:
 
 
 def p_values(sample: Floats) -> Floats:
-    """Return the two-sided p of each row's mean being 0; 1 where all are 0, NaN with one column."""
+    """Return the two-sided p of each row's mean being 0; NaN with one column.
+
+    Where all values are alike the t test has no spread to go by: the p is that of all of them
+    having one sign, and 1 where all are 0.
+    """
     if sample.shape[1] < 2:
         return np.full(len(sample), np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rows of equal values
         p: Floats = np.asarray(stats.ttest_1samp(sample, 0.0, axis=1).pvalue, dtype=np.float64)
+    p[np.ptp(sample, axis=1) == 0.0] = 2.0 ** (1 - sample.shape[1])
     p[(sample == 0.0).all(axis=1)] = 1.0
     return p
 

@@ -16,6 +16,9 @@ from conserve_gym.envs.configuration import ConfigurationError
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.policy import Policy, Reads, reads
 
+HINDSIGHT = "best_in_hindsight"
+"""What the rows of the best honest policy of each episode are called."""
+
 MARKS = {Reads.FUTURE: " †", Reads.EXPORTS: " ‡"}
 """Behind the names of policies that look at more than what a router has seen."""
 
@@ -65,7 +68,7 @@ def competitors(asked: Sequence[Asked], clusters: dict[str, ClusterSpec]) -> lis
     found = [_competitor(one, clusters) for one in asked]
     names = [one.name for one in found]
     for one, name in zip(found, names, strict=True):
-        if names.count(name) > 1:
+        if names.count(name) > 1 or name == HINDSIGHT:
             one.name = one.key
     check_somebody_plays(found, clusters)
     return found
@@ -109,16 +112,23 @@ def _competitor(asked: Asked, clusters: dict[str, ClusterSpec]) -> Competitor:
         if not made and not isinstance(reason, OtherFleetError):
             raise reason
     left_out = {cluster: str(reason) for cluster, reason in errors.items()}
-    one = Competitor(key_of(asked), asked, name, Reads.BOOKKEEPING, _version(asked), left_out)
+    one = Competitor(key_of(asked), asked, name, Reads.BOOKKEEPING, version_of(asked), left_out)
     if made:
         one.name = made[0].name
-        one.reads = BASELINES[name].reads if name in BASELINES else reads(made[0].deployment)
+        most = max((reads(policy.deployment) for policy in made), key=list(Reads).index)
+        one.reads = BASELINES[name].reads if name in BASELINES else most
     return one
 
 
-def _version(asked: Asked) -> str:
-    """Return the digest of a policy's files; empty for a rule of the registry."""
-    if not isinstance(asked, str) or asked in BASELINES:
+def version_of(asked: Asked) -> str:
+    """Return the digest of a policy's files; empty for a rule of the registry.
+
+    Of a class it is that of its own file: what this imports is not looked at.
+    """
+    if not isinstance(asked, str):
+        base = asked.get(LOOK_AHEAD, {}).get("base")
+        return "" if base is None else version_of(base)
+    if asked in BASELINES:
         return ""
     path = source(asked) if names_a_class(asked) else Path(asked)
     files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]

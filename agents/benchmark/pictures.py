@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import NullFormatter
 
-from conserve_gym.agents.benchmark import leaderboard
 from conserve_gym.agents.benchmark.playing import Played
 from conserve_gym.agents.benchmark.styles import GREY, Style, label_lines, styles
 from conserve_gym.agents.benchmark.winners import METRIC, winners
@@ -35,6 +34,7 @@ def write(
     played: Played,
     rows: pd.DataFrame,
     by_load: pd.DataFrame,
+    board: pd.DataFrame,
     latencies: pd.DataFrame,
 ) -> dict[str, Path]:
     """Write every picture; each appears whole or not at all.
@@ -44,12 +44,12 @@ def write(
         played: What was played.
         rows: A row an episode, as from ``results.loads``.
         by_load: Means by cluster, workload, rate and policy, as from ``leaderboard.means``.
+        board: As from ``leaderboard.table``.
         latencies: A row a conversation.
 
     Returns:
         The files by what they show.
     """
-    board = leaderboard.table(played, rows)
     written = {}
     for cluster in rows["cluster"].unique():
         chosen = styles(played, board, cluster)

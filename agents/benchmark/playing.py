@@ -100,6 +100,7 @@ class Benchmark:
         self._play(grid)
         check_somebody_plays(self._competitors.values(), self._spec.clusters)
         searches = self._search() if self._spec.capacity_tolerance else {}
+        check_somebody_plays(self._competitors.values(), self._spec.clusters)
         used = dict.fromkeys(grid)
         for place, search in searches.items():
             for rate in search.attained:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from conserve_gym.agents.benchmark.cells import unpacked
+from conserve_gym.agents.benchmark.competitors import HINDSIGHT
 from conserve_gym.agents.benchmark.playing import Played
 from conserve_gym.envs.configuration import ConfigurationError
 from conserve_gym.files import whole
@@ -22,7 +23,6 @@ SETTING = ["cluster", "workload", "rate"]
 TIMING = ("seconds", "decision_us_mean", "decision_us_p99")
 """Columns that differ each time; all the others are the same to the last digit."""
 
-HINDSIGHT = "best_in_hindsight"
 """The best honest policy of each episode, known only after it."""
 
 

@@ -47,7 +47,7 @@ def run(config: DictConfig, console: Console) -> None:
         _csv(spec.output / "loads.csv", by_load),
         _csv(spec.output / "comparisons.csv", compared),
     ]
-    drawn = pictures.write(spec.output, played, rows, by_load, latencies)
+    drawn = pictures.write(spec.output, played, rows, by_load, board, latencies)
     written += drawn.values()
     written.append(page.write(spec.output, played, board, compared, lines, drawn))
     for line in lines:

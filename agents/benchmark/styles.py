@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
+from conserve_gym.agents.benchmark.competitors import HINDSIGHT
 from conserve_gym.agents.benchmark.leaderboard import ALL
 from conserve_gym.agents.benchmark.playing import Played
-from conserve_gym.agents.benchmark.results import HINDSIGHT
 
 # Okabe and Ito (2008): told apart with any colour vision.
 _FIXED = {"colocate": "#0072B2", "conserve": "#D55E00"}

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from conserve_gym.agents.benchmark import results
 from conserve_gym.agents.benchmark.cells import asked_of, digest, failure, made_by, score
+from conserve_gym.agents.benchmark.competitors import version_of
 from conserve_gym.agents.benchmark.playing import SCENARIOS
 from conserve_gym.envs.configuration import ConfigurationError
 
@@ -88,7 +89,8 @@ def again(row: dict[str, Any], texts: dict[str, str]) -> Verdict:
     text = texts.get(row["scenario_sha256"], "")
     if digest(text) != row["scenario_sha256"]:
         raise ConfigurationError(f"{SCENARIOS} does not have the scenario of {called}")
-    result = score(text, asked_of(row["asked"]), row["version"], int(row["seed"]))
+    asked = asked_of(row["asked"])
+    result = score(text, asked, row["version"], int(row["seed"]))
     if failed := failure(result):
         raise ConfigurationError(f"{called}: {failed}")
     differing = [
@@ -97,6 +99,8 @@ def again(row: dict[str, Any], texts: dict[str, str]) -> Verdict:
         if not _same(row.get(name), value)
     ]
     code = [name for name, value in made_by().items() if row.get(name) != value]
+    if version_of(asked) != row["version"]:
+        code.append("files of the policy")
     return Verdict(called, len(result["metrics"]), differing, code)
 
 

@@ -182,6 +182,8 @@ class Engine:
         self._settle()
         left = sum(request.to_compute - request.computed for request in self._prefilling)
         left += sum(request.to_compute - self._cached(request) for request in self._waiting)
+        pulling = (request for request in self._running if request.pulling)
+        left += sum(request.to_compute - self._cached(request) for request in pulling)
         return EngineExport(
             prompt_tokens=left,
             kv_free_tokens=self.kv.available_blocks * self.kv.block_tokens,
@@ -476,7 +478,7 @@ class Engine:
             self.kv.give_back(self.kv.blocks(tokens))
 
     def _cached(self, request: Request) -> int:
-        """Return how much of a waiting prompt's KV is here, or will be copied here."""
+        """Return how much of the KV of a prompt that has not begun is here, or will be copied."""
         if request.history_at >= 0:
             return request.reusable_tokens
         return min(request.reusable_tokens, self.kv.idle_tokens(request.conversation))

@@ -72,17 +72,13 @@ def test_it_finds_what_is_to_be_won() -> None:
     assert max(gains) > 0.0
 
 
-def test_playing_it_again_gives_the_same_episode_and_every_decision_is_told() -> None:
+def test_playing_it_again_gives_the_same_episode() -> None:
     scenario = small("workload.conversations=6")
-    told = []
     ledgers = [
-        play_look_ahead(
-            scenario, resolve("random", scenario.cluster), 3, "joint", lambda: told.append(1)
-        ).ledger.digest()
+        play_look_ahead(scenario, resolve("random", scenario.cluster), 3, "joint").ledger.digest()
         for _ in range(2)
     ]
     assert ledgers[0] == ledgers[1]
-    assert len(told) == 12
 
 
 @pytest.mark.parametrize("actions", ["all", "conversation"])

@@ -1,4 +1,4 @@
-"""Tuning: the published setting first, the same episodes for all, resumable, and used by name."""
+"""Tuning: the default setting first, the same episodes for all, resumable, and used by name."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def trials(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_published_setting_is_tried_first_and_never_beaten_by_a_worse_one(
+def test_the_default_setting_is_tried_first_and_never_beaten_by_a_worse_one(
     found: Tuned,
 ) -> None:
     rows = trials(found.path.parent)
     assert len(rows) == 5
     assert rows[0]["tokens"] == "512"
-    assert float(rows[0]["slo_attainment_pct"]) == found.published_pct
+    assert float(rows[0]["slo_attainment_pct"]) == found.default_pct
     assert found.attainment_pct == max(float(row["slo_attainment_pct"]) for row in rows)
-    assert found.attainment_pct >= found.published_pct
+    assert found.attainment_pct >= found.default_pct
     assert len({row["tokens"] for row in rows}) == 5
 
 
@@ -76,11 +76,12 @@ def test_the_file_names_the_rule_in_evaluations(found: Tuned) -> None:
     assert {"git_revision", "packages", "workload", "rates"} <= stamped.keys()
 
 
+@pytest.mark.parametrize("before", [0, 1, 3])
 def test_a_stopped_search_goes_on_and_a_finished_one_plays_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: int, found: Tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     played = tuning._attainment_pct
-    left = [3]
+    left = [before]
 
     def stops(*args: Any) -> float:
         if not left[0]:
@@ -91,11 +92,14 @@ def test_a_stopped_search_goes_on_and_a_finished_one_plays_nothing(
     monkeypatch.setattr(tuning, "_attainment_pct", stops)
     with pytest.raises(KeyboardInterrupt):
         tune(configured(tmp_path), CONSOLE)
-    left[0] = 2
-    found = tune(configured(tmp_path), CONSOLE)
-    assert len(trials(tmp_path)) == 5
+    left[0] = 5 - before
+    gone_on = tune(configured(tmp_path), CONSOLE)
+    tried = [row["tokens"] for row in trials(tmp_path)]
+    assert len(set(tried)) == 5  # nothing is drawn twice
+    assert "512" in tried
     assert left[0] == 0
-    assert tune(configured(tmp_path), CONSOLE) == found
+    assert gone_on.default_pct == found.default_pct
+    assert tune(configured(tmp_path), CONSOLE) == gone_on
     with pytest.raises(ConfigurationError, match="another seed; choose another folder"):
         tune(configured(tmp_path, "seed=1"), CONSOLE)
 
@@ -108,6 +112,15 @@ def test_a_stopped_search_goes_on_and_a_finished_one_plays_nothing(
         (["rates=[]"], "rates="),
         (["rates=[-1]"], "rates.0=-1"),
         (["workload=trace", "workload.path=x.csv", "workload.split=test"], "split=test"),
+        (
+            [
+                "workload=mixture",
+                "+workload@workload.parts.mine=trace",
+                "workload.parts.mine.path=x.csv",
+                "workload.parts.mine.split=validation",
+            ],
+            "workload.parts.mine.split=validation: here it must be train",
+        ),
     ],
 )
 def test_wrong_settings_are_one_clear_error(
@@ -139,7 +152,14 @@ def test_a_file_that_is_no_tuned_rule_is_one_clear_error(tmp_path: Path, text: s
         ({"conserve_offload": {"tokens": "many"}}, "tokens='many' is no number"),
         ({"conserve_offload": {"tokens": 1.5}}, "tokens=1.5 is not a whole number"),
         ({"conserve_offload": {"tokens": -1}}, "tokens=-1 must not be negative"),
-        ({"conserve_offload": {"tokens": float("nan")}}, "tokens=nan"),
+        (
+            {"conserve_offload": {"tokens": float("nan")}},
+            "tokens=nan must not be negative",
+        ),
+        (
+            {"load_switch": {"hysteresis": 1.5}},
+            "hysteresis=1.5 must .* at most 1",
+        ),
         ({"conserve": {"tokens": 1}}, "conserve.tokens=1: its parameters are: none"),
         ({"nobody": {"tokens": 1}}, "'nobody' is no baseline"),
         ({"conserve": 3}, "is no name"),

@@ -136,11 +136,16 @@ def test_a_policy_that_reads_the_arrival_alone_does_not_look_at_the_engines(
         policy.reset(0)
     while cluster.advance():
         seen = cluster.observe()
+        engines = len(seen.open_to)
         hidden = replace(
-            seen, raw=seen.raw.copy(), free_kv_tokens=rng.uniform(0, 9e4, len(seen.open_to))
+            seen,
+            raw=rng.uniform(0.0, 50.0, seen.raw.size),
+            free_kv_tokens=rng.uniform(0, 9e4, engines),
+            open_to=rng.random(engines) < 0.5,
+            home=int(rng.integers(-1, engines)),
         )
-        for field in ("pinned", "kv_known", "turns_in_flight", "decoding", "prompt_in_flight"):
-            hidden.engine_field(field)[:] = rng.uniform(0.0, 50.0, len(seen.open_to))
+        for field in ("prefills_for_others", "decodes"):  # an operator knows these beforehand
+            hidden.engine_field(field)[:] = seen.engine_field(field)
         placement = plain.decide(seen)
         assert blinded.decide(hidden) == placement
         cluster.place(placement)

@@ -66,6 +66,23 @@ def test_without_prefix_caching_nothing_is_held() -> None:
     assert seen.engine_field("holds").tolist() == [0, 0, 0]
 
 
+def test_a_pinned_conversation_without_pulls_waits_with_what_its_prefiller_lacks() -> None:
+    ledger = Ledger()
+    for event in (
+        TurnArrived(0.0, 7, 0, 1000, 1000),
+        Placed(0.0, 7, 0, 0, 2, 0.0),  # every later turn goes through engine 0 too
+        Prefilled(1.0, 7, 0, 0, 1000, 0, 0.0),
+        FirstToken(1.1, 7, 0, 2),
+        TurnFinished(2.0, 7, 0, 2, 1000, 999, 50),
+        TurnArrived(3.0, 7, 1, 1150, 100),
+        TurnArrived(3.0, 8, 0, 10, 10),
+    ):
+        ledger.append(event)
+    for pulls, waiting in ((False, 150), (True, 100)):
+        seen = Observer(ledger, FLEET, Deployment(pulls_history=pulls)).observe(3.0, 8)
+        assert seen.engine_field("prompt_in_flight").tolist() == [waiting, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("deployment", "waiting"),
     [

@@ -33,6 +33,11 @@ def test_capacity_is_known_to_the_tolerance(true: float, tolerance: float) -> No
     assert str(search) == f"{search.carried:.3g}"
 
 
+def test_a_tolerance_finer_than_the_loads_can_be_told_apart_ends_too() -> None:
+    search, _ = found(lambda rate: 100.0 if rate <= 1.2 else 50.0, 1e-12)
+    assert search.carried == pytest.approx(1.2, rel=1e-5)
+
+
 def test_outside_of_the_grid_it_says_so() -> None:
     assert [str(one) for one in (found(lambda _: 94.9, 0.1)[0], found(lambda _: 95.0, 0.1)[0])] == [
         "< 0.5",

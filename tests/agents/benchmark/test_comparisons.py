@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from small_benchmark import rows
 
-from conserve_gym.agents.benchmark.comparisons import holm, intervals, p_values, pairs, table
+from conserve_gym.agents.benchmark.comparisons import bootstrapped, holm, p_values, pairs, table
 from conserve_gym.agents.benchmark.winners import METRIC, ranking, winners
 
 
@@ -35,9 +35,9 @@ def test_holm_lies_between_nothing_and_bonferroni(p: list[float]) -> None:
     assert (np.diff(corrected[np.argsort(p, kind="stable")]) >= 0.0).all()
 
 
-def test_intervals_are_those_of_scipy_and_the_same_again() -> None:
+def test_bootstrapped_intervals_are_those_of_scipy_and_the_same_again() -> None:
     sample = np.array([[1.0, 2.0, 4.0, 3.0, 9.0], [2.0, 2.0, 2.0, 2.0, 2.0]])
-    low, high = intervals(sample)
+    low, high = bootstrapped(sample)
     expected = stats.bootstrap(
         (sample[0],),
         np.mean,
@@ -49,12 +49,12 @@ def test_intervals_are_those_of_scipy_and_the_same_again() -> None:
     assert (low[0], high[0]) == (expected.low, expected.high)
     assert (low[1], high[1]) == (2.0, 2.0)
     assert low[0] < sample[0].mean() < high[0]
-    assert np.array_equal(intervals(sample), (low, high))
+    assert np.array_equal(bootstrapped(sample), (low, high))
 
 
 def test_one_seed_has_neither_interval_nor_p() -> None:
     sample = np.array([[1.0]])
-    assert np.isnan(intervals(sample)).all()
+    assert np.isnan(bootstrapped(sample)).all()
     assert np.isnan(p_values(sample)).all()
 
 
@@ -63,6 +63,20 @@ def test_p_is_that_of_the_paired_t_test() -> None:
     p = p_values((first - second)[None])
     assert p[0] == pytest.approx(stats.ttest_rel(first, second).pvalue)
     assert p_values(np.zeros((1, 3))) == [1.0]
+
+
+def test_equal_differences_are_no_proof() -> None:
+    """The t test would say p = 0 of two or three alike; their signs say much less."""
+    assert p_values(np.full((1, 3), 2.0)) == [0.25]
+    assert p_values(np.full((1, 10), -0.4)) == [2.0**-9]
+
+
+def test_intervals_are_students() -> None:
+    found = rows({"a": {1.0: [10, 50, 90, 30]}, "b": {1.0: [5, 45.5, 84.5, 25]}})
+    (lead,) = pairs(found, "a", ["b"], METRIC).itertuples()
+    expected = stats.ttest_1samp([5, 4.5, 5.5, 5], 0.0).confidence_interval(0.95)
+    assert (lead.ci95_low, lead.ci95_high) == pytest.approx(expected)
+    assert lead.ci95_low < lead.bootstrap_low < lead.bootstrap_high < lead.ci95_high
 
 
 def test_differences_are_paired_by_seed() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conserve_gym.agents.benchmark import competitors as module
-from conserve_gym.agents.benchmark.competitors import competitors
+from conserve_gym.agents.benchmark.competitors import HINDSIGHT, competitors
 from conserve_gym.agents.policies import OtherFleetError, resolve
 from conserve_gym.envs.configuration import ConfigurationError, load_scenario
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
@@ -41,6 +41,45 @@ def test_names_marks_and_what_they_read() -> None:
     ]
     assert plain.reads is Reads.BOOKKEEPING and not plain.sees_future
     assert oracle.sees_future and bound.sees_future
+
+
+SOMETIMES_AN_ORACLE = """
+from conserve_gym.baselines.conserve import ConServe
+from conserve_gym.deployment import Reservation
+
+class Mine(ConServe):
+    def __init__(self, site):
+        knows = len(site.prefillers) == 2
+        super().__init__(Reservation.ORACLE_PEAK if knows else Reservation.PER_TURN)
+"""
+
+
+def test_who_sees_the_future_on_one_cluster_is_marked_on_all(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(SOMETIMES_AN_ORACLE)
+    (mine, _) = competitors([f"{path}:Mine", "conserve"], CLUSTERS)
+    assert mine.sees_future
+
+
+def test_nobody_is_called_like_the_best_in_hindsight(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        CLAIMS_A_NAME.replace(
+            "    pass",
+            f"    def __init__(self):\n        super().__init__()\n"
+            f"        self.name = {HINDSIGHT!r}",
+        )
+    )
+    (mine,) = competitors([f"{path}:Mine"], CLUSTERS)
+    assert mine.name == f"{path}:Mine"
+
+
+@pytest.mark.parametrize(
+    "parameters", [{}, {"base": "conserve", "actions": "all"}, {"base": "conserve", "depth": 3}]
+)
+def test_a_bound_that_cannot_be_is_one_clear_error(parameters: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"look_ahead=.* needs base=POLICY"):
+        competitors(["conserve", {"look_ahead": parameters}], CLUSTERS)
 
 
 def test_two_of_one_name_are_called_by_what_was_asked_for(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ CLUSTER = load_scenario().cluster
 GOOD = """
 from conserve_gym import rules
 from conserve_gym.deployment import Deployment
+from conserve_gym.policy import Policy
 
 class Plain:
     name = "plain"
@@ -25,6 +26,20 @@ class Plain:
 
 class Sited(Plain):
     def __init__(self, site):
+        self.name = f"sited for {len(site.engines)}"
+
+class Declared(Policy):
+    name = "declared"
+    deployment = Deployment()
+    def reset(self, seed): pass
+    def decide(self, observation): return rules.place(observation, disaggregate=False)
+
+class Tunable(Plain):
+    def __init__(self, tokens=512):
+        self.name = f"{tokens} tokens"
+
+class Optional(Plain):
+    def __init__(self, site=None):
         self.name = f"sited for {len(site.engines)}"
 
 class Nothing:
@@ -53,6 +68,14 @@ def test_a_class_may_take_the_site_or_nothing(file: Path) -> None:
     assert resolve(f"{file}:Plain", CLUSTER).name == "plain"
     assert resolve(f"{file}:Sited", CLUSTER).name == "sited for 4"
     assert resolve(f"{file}:Plain", CLUSTER).deployment == Deployment()
+
+
+@pytest.mark.parametrize(
+    ("name", "called"),
+    [("Declared", "declared"), ("Tunable", "512 tokens"), ("Optional", "sited for 4")],
+)
+def test_only_who_asks_for_the_site_gets_it(file: Path, name: str, called: str) -> None:
+    assert resolve(f"{file}:{name}", CLUSTER).name == called
 
 
 def test_a_class_of_a_module() -> None:

@@ -91,6 +91,27 @@ def test_a_running_prompt_counts_with_what_is_left_of_it() -> None:
     assert seen.exports[0].prompt_tokens == 20_000 - 8192  # its first step has ended
 
 
+def test_a_prompt_whose_history_is_being_copied_counts_with_what_it_has_to_compute() -> None:
+    spec = cluster_of(engine(Role.PREFILL), engine(Role.DECODE, count=2))
+    moving = conversation(0.0, (640, 640, 33, 0.0), (640 + 33 + 64, 64, 8, 0.0))
+    # Copies of 672 tokens take 4 + 134 ms; the other comes in the middle of it.
+    deployment = Deployment(decides_every_turn=True, engine_exports=True)
+    cluster = Cluster(spec, deployment, [moving])
+    cluster.advance()
+    cluster.place(Placement(1, 1))
+    cluster.advance()
+    came = conversation(cluster.now + 0.05, (16, 16, 1, 0.0))
+    cluster = Cluster(spec, deployment, [moving, came])
+    for at in (1, 2):
+        cluster.advance()
+        cluster.place(Placement(at, at))
+    assert cluster.advance()
+    seen = cluster.observe()
+    assert seen.conversation == 1
+    assert seen.engine_field("prompt_in_flight")[2] == 64
+    assert seen.exports[2].prompt_tokens == 64
+
+
 def test_nothing_is_told_where_nobody_asks() -> None:
     cluster = Cluster(
         load_scenario().cluster, Deployment(), [conversation(0.0, (100, 100, 2, 0.0))]
