@@ -29,8 +29,8 @@ def scenario(cluster: str) -> Scenario:
         [
             f"cluster={cluster}",
             "workload=miniswe_heavy_appends",
-            "workload.conversations=24",
-            "arrivals.rate=6",
+            "workload.conversations=14",
+            "arrivals.rate=8",
         ]
     )
 
@@ -41,7 +41,7 @@ def test_a_baseline_plays_a_short_episode(name: str, cluster: str) -> None:
     its = scenario(cluster)
     policy = make_baseline(name, site(its.cluster))
     first, again = (play(its, policy, 3).ledger for _ in range(2))
-    assert sum(isinstance(event, ConversationEnded) for event in first) == 24
+    assert sum(isinstance(event, ConversationEnded) for event in first) == 14
     assert first.digest() == again.digest()  # nothing is left of an earlier episode
 
 
@@ -52,4 +52,4 @@ def test_parameters_at_the_ends_of_their_ranges_play(name: str) -> None:
         for value in parameter.choices or (parameter.low, parameter.high):
             policy = make_baseline(name, site(its.cluster), {key: value})
             ledger = play(its, policy, 3).ledger
-            assert sum(isinstance(event, ConversationEnded) for event in ledger) == 24
+            assert sum(isinstance(event, ConversationEnded) for event in ledger) == 14

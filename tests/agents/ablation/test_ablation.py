@@ -131,9 +131,9 @@ def test_an_untrained_policy_goes_round_robin(scenario: Scenario) -> None:
 
 
 def configured(folder: Path, *overrides: str) -> DictConfig:
-    small = ("rates=[3,4]", "budget=1000", "repeats=2", "seeds=2", "workers=1")
+    small = ("workload.conversations=8", "rates=[3,4]", "budget=400", "repeats=2", "seeds=2")
     with hydra.initialize_config_module("conserve_gym.conf", version_base="1.3"):
-        return hydra.compose("ablate", [*SMALL[:1], *small, f"output={folder}", *overrides])
+        return hydra.compose("ablate", [*small, "workers=1", f"output={folder}", *overrides])
 
 
 def test_the_table_has_every_arm_and_a_finished_study_plays_nothing(tmp_path: Path) -> None:

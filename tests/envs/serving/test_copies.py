@@ -135,7 +135,7 @@ def test_a_copy_is_right_whatever_is_under_way() -> None:
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_policy_and_its_cluster_can_be_copied_together(name: str) -> None:
-    scenario = load_scenario(["workload.conversations=20", "cluster=a40_4mixed", "arrivals.rate=4"])
+    scenario = load_scenario(["workload.conversations=14", "cluster=a40_4mixed", "arrivals.rate=4"])
     policy = make_baseline(name, site(scenario.cluster))
     policy.reset(7)
     drawn = draw_episode(scenario.workload, scenario.arrivals, np.random.default_rng(7))

@@ -31,7 +31,7 @@ RECORDED = {
         "output": (43, 179, 280),
     },
 }
-EPISODES = {"claude_code": 15, "chat": 300, "tau_airline": 60}
+EPISODES = {"claude_code": 15, "chat": 200, "tau_airline": 30}
 
 
 @pytest.mark.parametrize("name", RECORDED)
