@@ -18,8 +18,8 @@ def small(*overrides: str) -> Scenario:
         [
             "workload.conversations=14",
             "arrivals.rate=6",
-            "cluster.engines.0.kv_capacity_tokens=49152",
-            "cluster.engines.1.kv_capacity_tokens=49152",
+            "cluster.engines.0.kv_capacity_tokens=81920",
+            "cluster.engines.1.kv_capacity_tokens=81920",
             *overrides,
         ]
     )
