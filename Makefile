@@ -38,7 +38,7 @@ demo: $(STAMP) ## train a small policy, export it, and compare it with the heuri
 
 # One worker a core; a file's tests stay together, because they share what they set up.
 test: $(STAMP) ## run the tests, without those marked slow
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check

@@ -121,9 +121,7 @@ def test_a_benchmark_is_killed_resumed_checked_and_takes_a_submission(tmp_path: 
     ("arguments", "says"),
     [
         (["policies=[nobody]"], "'nobody'"),
-        (["seeds=[1000000]"], "seeds=[1000000]"),
         (["+workloads.mine={overrides: ['workload=nothing'], rates: [1.0]}"], "workloads.mine"),
-        (["verify=nowhere"], "verify=nowhere"),
     ],
 )
 def test_wrong_input_is_one_clear_error_and_leaves_nothing(
