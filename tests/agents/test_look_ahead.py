@@ -16,7 +16,7 @@ from conserve_gym.ledger import Placed
 def small(*overrides: str) -> Scenario:
     return load_scenario(
         [
-            "workload.conversations=14",
+            "workload.conversations=10",
             "arrivals.rate=6",
             "cluster.engines.0.kv_capacity_tokens=81920",
             "cluster.engines.1.kv_capacity_tokens=81920",

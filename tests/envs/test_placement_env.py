@@ -238,7 +238,8 @@ def test_render_shows_every_engine(identifier: str) -> None:
 
 @pytest.mark.parametrize("identifier", IDS)
 def test_pictures_have_one_shape_and_show_what_happens(identifier: str) -> None:
-    env = gymnasium.make(identifier, scenario=SMALL, render_mode="rgb_array")
+    few = ("workload.conversations=4", "arrivals.rate=2.0")
+    env = gymnasium.make(identifier, scenario=few, render_mode="rgb_array")
     env.reset(seed=0)
     frames = [env.render()]
     terminated = False
