@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from rich.console import Console
@@ -26,7 +26,7 @@ from conserve_gym.envs.configuration import (
     Scenario,
     at_rates,
     of_split,
-    validated,
+    validated_part,
 )
 from conserve_gym.envs.fields import STRICT, Positive
 from conserve_gym.files import whole
@@ -84,8 +84,7 @@ def tune(config: DictConfig, console: Console) -> Tuned:
         ConfigurationError: A key or value is not right, the workload is no training split, or the
             folder holds another search.
     """
-    keys = TuningSpec.__dataclass_fields__
-    spec = validated(TuningSpec, OmegaConf.create({key: config[key] for key in keys}))
+    spec = validated_part(TuningSpec, config)
     baseline = _tunable(spec.policy)
     loads = at_rates(of_split(config, "train"), spec.rates)
     campaign.claim(spec.output, {str(k): str(v) for k, v in config.items() if k != "output"})

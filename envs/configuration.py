@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -124,6 +124,16 @@ def of_split(config: DictConfig, split: str) -> DictConfig:
             node.split = split
         nodes += [(f"{key}.{k}", v) for k, v in node.items() if isinstance(v, DictConfig)]
     return config
+
+
+def validated_part(kind: type[T], config: DictConfig) -> T:
+    """Build a validated object from those keys of a configuration that are its fields.
+
+    Raises:
+        ConfigurationError: The message names each key that is wrong, and its value.
+    """
+    keys = [field.name for field in fields(cast(Any, kind))]
+    return validated(kind, OmegaConf.create({key: config[key] for key in keys}))
 
 
 def validated(kind: type[T], section: Any, name: str = "") -> T:

@@ -28,7 +28,7 @@ from conserve_gym.envs.configuration import (
     Scenario,
     at_rates,
     of_split,
-    validated,
+    validated_part,
 )
 from conserve_gym.envs.fields import STRICT, Positive
 from conserve_gym.files import whole
@@ -77,8 +77,7 @@ def run(config: DictConfig, console: Console) -> list[Path]:
     Raises:
         ConfigurationError: A key or value is not right, or the folder holds another study.
     """
-    keys = AblationSpec.__dataclass_fields__
-    spec = validated(AblationSpec, DictConfig({key: config[key] for key in keys}))
+    spec = validated_part(AblationSpec, config)
     _check(spec)
     training = at_rates(of_split(config, "train"), spec.rates)
     unseen = at_rates(of_split(config, "test"), spec.rates)

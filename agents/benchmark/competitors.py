@@ -95,11 +95,8 @@ def _competitor(asked: Asked, clusters: dict[str, ClusterSpec]) -> Competitor:
     if name == LOOK_AHEAD:
         base, actions = bound_of(parameters)
         based = _competitor(base, clusters)
-        called = (
-            f"{name}({based.name})"
-            if actions == "conversation"
-            else (f"{name}({based.name}, {actions})")
-        )
+        tried = "" if actions == "conversation" else f", {actions}"
+        called = f"{name}({based.name}{tried})"
         return Competitor(key_of(asked), asked, called, Reads.FUTURE, based.version, based.left_out)
     made: list[Policy] = []
     errors: dict[str, ConfigurationError] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +16,7 @@ from conserve_gym.agents.benchmark.leaderboard import ALL
 from conserve_gym.agents.benchmark.playing import Benchmark
 from conserve_gym.agents.benchmark.spec import BenchmarkSpec
 from conserve_gym.agents.benchmark.winners import ranking
-from conserve_gym.envs.configuration import validated
+from conserve_gym.envs.configuration import validated_part
 from conserve_gym.files import whole
 
 _ON_SCREEN = (0, 1, 3, 4, 5, 6, 8)
@@ -29,8 +29,7 @@ def run(config: DictConfig, console: Console) -> None:
     Raises:
         ConfigurationError: A setting or a policy cannot be used.
     """
-    fields = BenchmarkSpec.__dataclass_fields__
-    spec = validated(BenchmarkSpec, OmegaConf.masked_copy(config, list(fields)))
+    spec = validated_part(BenchmarkSpec, config)
     results.pyarrow()
     page.template()
     played = Benchmark(spec, console).play()
