@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -90,6 +91,9 @@ def export(run: Path, target: Path) -> Scheduler:
         "actions": {
             "kind": policy.actions.kind,
             "meanings": list(policy.actions.meanings),
+            "offload_above": [
+                None if math.isinf(tokens) else tokens for tokens in built.offload_above
+            ],
             "mask": "actions whose decoder has no room for the known footprint are left out",
         },
         "network": layers,

@@ -7,11 +7,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from conserve_gym.actions import ACTIONS
+from conserve_gym.actions import actions_of
 from conserve_gym.agents.run_folder import CONFIG, MODEL, latest_checkpoint, load_model
 from conserve_gym.agents.training import ALGORITHMS, ENVIRONMENTS, training_spec
 from conserve_gym.deployment import Deployment
-from conserve_gym.envs.configuration import ConfigurationError, validated
+from conserve_gym.envs.configuration import ConfigurationError, offload_above, validated
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.observation import Observation, Scaler
 from conserve_gym.placement import Placement
@@ -49,7 +49,7 @@ class LearnedPolicy:
             validated(Deployment, config.deployment, "deployment")
         )
         self.fleet = validated(ClusterSpec, config.cluster, "cluster").fleet(self.deployment)
-        self.actions = ACTIONS[spec.environment](self.fleet)
+        self.actions = actions_of(spec.environment, self.fleet, offload_above(config))
         self.scaler = Scaler(len(self.fleet.roles))
         algorithm, _ = ALGORITHMS[spec.agent.algorithm]
         self.model = load_model(algorithm, path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -42,7 +44,7 @@ class ConversationActions:
     """
 
     kind = "conversation"
-    meanings = ("colocate", "disaggregate")
+    meanings: tuple[str, ...] = ("colocate", "disaggregate")
 
     def __init__(self, fleet: Fleet) -> None:
         """Check that disaggregating is possible."""
@@ -77,7 +79,7 @@ class TurnActions(ConversationActions):
     """
 
     kind = "turn"
-    meanings = ("prefill where it is decoded", "prefill at a prefill engine")
+    meanings: tuple[str, ...] = ("prefill where it is decoded", "prefill at a prefill engine")
 
     def placement(self, observation: Observation, action: int) -> Placement:
         """Return the placement that an action asks for."""
@@ -86,24 +88,20 @@ class TurnActions(ConversationActions):
 
 
 class JointActions:
-    """Choose the pair of engines from the listed candidates.
+    """Choose the placement from the listed candidates.
 
     Args:
         fleet: Roles of the engines.
+        offload_above: From how many new tokens on later turns may be prefilled away.
     """
 
     kind = "joint"
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, offload_above: Sequence[float] = (math.inf,)) -> None:
         """List the candidates."""
-        self._candidates = candidates(fleet)
+        self._candidates = candidates(fleet, offload_above)
         self._decode_at = np.array([placement.decode_at for placement in self._candidates])
-        self.meanings = tuple(
-            f"prefill at {p.prefill_at}, decode at {p.decode_at}"
-            if p.disaggregates
-            else f"colocate at {p.decode_at}"
-            for p in self._candidates
-        )
+        self.meanings = tuple(map(_meaning, self._candidates))
 
     def placement(self, observation: Observation, action: int) -> Placement:
         """Return the placement that an action asks for."""
@@ -115,6 +113,35 @@ class JointActions:
         return mask if mask.any() else np.ones_like(mask)
 
 
-ACTIONS: dict[str, type[ConversationActions] | type[JointActions]] = {
-    actions.kind: actions for actions in (ConversationActions, TurnActions, JointActions)
-}
+KINDS = tuple(actions.kind for actions in (ConversationActions, TurnActions, JointActions))
+
+
+def actions_of(kind: str, fleet: Fleet, offload_above: Sequence[float] = (math.inf,)) -> Actions:
+    """Return the actions of a kind on a fleet.
+
+    Args:
+        kind: One of ``KINDS``.
+        fleet: Roles of the engines.
+        offload_above: What joint actions list; later turns of the others stay where they are
+            decoded.
+
+    Raises:
+        ValueError: The fleet does not allow them, or there is no such kind.
+    """
+    if kind == JointActions.kind:
+        return JointActions(fleet, offload_above)
+    if kind == TurnActions.kind:
+        return TurnActions(fleet)
+    if kind == ConversationActions.kind:
+        return ConversationActions(fleet)
+    raise ValueError(f"kind={kind!r} is none of {', '.join(KINDS)}")
+
+
+def _meaning(placement: Placement) -> str:
+    prefill_at, decode_at, offload_above = placement
+    if not placement.disaggregates:
+        return f"colocate at {decode_at}"
+    text = f"prefill at {prefill_at}, decode at {decode_at}"
+    if math.isinf(offload_above):
+        return text
+    return f"{text}; later turns with {offload_above:g} new tokens or more as well"

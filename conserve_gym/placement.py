@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from conserve_gym.fleet import Fleet
@@ -41,14 +42,26 @@ class Placement(NamedTuple):
         return prefill_at != decode_at and (placed or new_tokens >= offload_above)
 
 
-def candidates(fleet: Fleet) -> tuple[Placement, ...]:
-    """List every pair of engines that the roles allow, in a fixed order.
+def candidates(fleet: Fleet, offload_above: Sequence[float] = (math.inf,)) -> tuple[Placement, ...]:
+    """List every placement that the roles allow, in a fixed order.
+
+    Args:
+        fleet: Roles of the engines.
+        offload_above: From how many new tokens on later turns may be prefilled away.
 
     Returns:
-        For each engine that decodes: colocation there, then every engine that prefills for it.
+        For each engine that decodes: colocation there, then every engine that prefills for it, with
+        each value of ``offload_above``.
     """
     return tuple(
-        Placement(prefill_at, decode_at)
+        placement
         for decode_at in fleet.decoders
-        for prefill_at in (decode_at, *fleet.prefillers_for(decode_at))
+        for placement in (
+            Placement(decode_at, decode_at),
+            *(
+                Placement(prefill_at, decode_at, tokens)
+                for prefill_at in fleet.prefillers_for(decode_at)
+                for tokens in offload_above
+            ),
+        )
     )

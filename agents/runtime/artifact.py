@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conserve_gym.actions import ACTIONS
+from conserve_gym.actions import KINDS, Actions, actions_of
 from conserve_gym.deployment import Deployment
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Scaler, field_table
 
-SCHEMA = 1
+SCHEMA = 2
 HEADER, WEIGHTS, GOLDEN = "policy.json", "weights.safetensors", "golden.json"
 GOLDEN_TOLERANCE = 1e-4
 """Largest difference between a golden score and the one computed here."""
@@ -60,6 +60,7 @@ class Artifact:
         name: Name of the policy.
         fleet: Engines that it was trained for.
         action_kind: Set of actions, see ``conserve_gym.actions``.
+        offload_above: What joint actions choose from; see ``conserve_gym.placement``.
         deployment: How the GPUs were run in training.
         layers: The network, from scaled observation to one score an action.
         seen_low: Smallest scaled value of each observation field in training.
@@ -70,6 +71,7 @@ class Artifact:
     name: str
     fleet: Fleet
     action_kind: str
+    offload_above: tuple[float, ...]
     deployment: Deployment
     layers: tuple[Layer, ...]
     seen_low: Float32Array
@@ -84,6 +86,14 @@ class Artifact:
             values += layer.bias
             values = _ACTIVATIONS[layer.activation](values)
         return values
+
+    def actions(self, fleet: Fleet) -> Actions:
+        """Return what the policy's scores stand for on a fleet.
+
+        Raises:
+            ValueError: The fleet does not allow such actions.
+        """
+        return actions_of(self.action_kind, fleet, self.offload_above)
 
     @classmethod
     def load(cls, path: str | Path) -> Artifact:
@@ -143,6 +153,10 @@ class Artifact:
             name=header["name"],
             fleet=Fleet.from_json(**observation["fleet"]),
             action_kind=header["actions"]["kind"],
+            offload_above=tuple(
+                math.inf if tokens is None else float(tokens)
+                for tokens in header["actions"]["offload_above"]
+            ),
             deployment=Deployment.from_json(header["deployment"]),
             layers=layers,
             seen_low=np.array(observation["seen_low"], dtype=np.float32),
@@ -154,13 +168,12 @@ class Artifact:
 
     def _check_sizes(self, path: Path) -> None:
         """Check that observation, network and actions fit each other."""
-        if self.action_kind not in ACTIONS:
+        if self.action_kind not in KINDS:
             raise ArtifactError(
-                f"{path}/{HEADER}: actions.kind={self.action_kind!r} is none of "
-                f"{', '.join(ACTIONS)}"
+                f"{path}/{HEADER}: actions.kind={self.action_kind!r} is none of {', '.join(KINDS)}"
             )
         size = Scaler(len(self.fleet.roles)).size
-        actions = len(ACTIONS[self.action_kind](self.fleet).meanings)
+        actions = len(self.actions(self.fleet).meanings)
         for field in ("seen_low", "seen_high"):
             shape = getattr(self, field).shape
             if shape != (size,):

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from conserve_gym import rules
-from conserve_gym.actions import ACTIONS
 from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError, Float32Array
 from conserve_gym.deployment import DEFAULT_DEPLOYMENT
 from conserve_gym.fleet import Fleet
@@ -63,7 +62,7 @@ class Scheduler:
         self.deployment = artifact.deployment if artifact else DEFAULT_DEPLOYMENT
         self.decisions = self.fallbacks = 0
         if artifact:
-            self._actions = ACTIONS[artifact.action_kind](artifact.fleet)
+            self._actions = artifact.actions(artifact.fleet)
             self._scaler = Scaler(len(artifact.fleet.roles))
             self._low = artifact.seen_low - SEEN_MARGIN
             self._high = artifact.seen_high + SEEN_MARGIN

@@ -40,8 +40,14 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     from conserve_gym.agents.training import train
 
     folder = tmp_path_factory.mktemp("runs") / str(request.param)
-    agent = "maskable_ppo" if request.param == "joint" else "ppo"
-    return train(compose_tiny(f"run={folder}", f"environment={request.param}", f"agent={agent}"))
+    joint = ("agent=maskable_ppo", "candidates.offload_above=[null,512]")
+    return train(
+        compose_tiny(
+            f"run={folder}",
+            f"environment={request.param}",
+            *(joint if request.param == "joint" else ()),
+        )
+    )
 
 
 @pytest.fixture(scope="session")

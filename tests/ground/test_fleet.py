@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from conserve_gym.actions import actions_of
 from conserve_gym.fleet import Fleet, Role
 from conserve_gym.placement import Placement, candidates
 
@@ -63,6 +64,30 @@ def test_candidates_are_colocation_then_every_prefiller_of_each_decoder() -> Non
         Placement(0, 2),
     )
     assert candidates(fleet(D)) == (Placement(0, 0),)
+
+
+def test_candidates_offload_later_turns_only_where_the_first_is_prefilled_away() -> None:
+    assert candidates(fleet(P, D), (math.inf, 512.0)) == (
+        Placement(1, 1),
+        Placement(0, 1),
+        Placement(0, 1, 512.0),
+    )
+
+
+def test_actions_of_each_kind() -> None:
+    joint = actions_of("joint", fleet(P, D, D), (math.inf, 512.0))
+    assert joint.meanings[:3] == (
+        "colocate at 1",
+        "prefill at 0, decode at 1",
+        "prefill at 0, decode at 1; later turns with 512 new tokens or more as well",
+    )
+    assert len(joint.meanings) == 6
+    for kind in ("conversation", "turn"):
+        assert len(actions_of(kind, fleet(P, D, D), (math.inf, 512.0)).meanings) == 2
+        with pytest.raises(ValueError, match="cannot disaggregate"):
+            actions_of(kind, fleet(D, D))
+    with pytest.raises(ValueError, match="kind='telepathy'"):
+        actions_of("telepathy", fleet(P, D))
 
 
 @pytest.mark.parametrize(
