@@ -51,8 +51,19 @@ def test_lengths_must_agree() -> None:
 
 
 def test_a_fleet_reads_back_from_json() -> None:
-    original = Fleet((P, D, M), (1, 2, 3))
-    assert Fleet.from_json(**json.loads(json.dumps(original.to_json()))) == original
+    original = Fleet((P, D, M), (1, 2, 3), (0.1, 1.0, 0.3), (1.0, 0.7, 0.2))
+    back = Fleet.from_json(**json.loads(json.dumps(original.to_json())))
+    assert back == original
+    assert back.to_json() == original.to_json()
+
+
+def test_speeds_are_shares_of_the_fastest_and_equal_if_not_given() -> None:
+    assert fleet(P, D).prefill_speeds == fleet(P, D).decode_speeds == (1.0, 1.0)
+    with pytest.raises(ValueError, match="2 roles for 1 decode_speeds"):
+        Fleet((P, D), (1, 2), decode_speeds=(1.0,))
+    for wrong in (0.0, 1.5, math.nan):
+        with pytest.raises(ValueError, match="prefill_speeds"):
+            Fleet((P, D), (1, 2), prefill_speeds=(1.0, wrong))
 
 
 def test_candidates_are_colocation_then_every_prefiller_of_each_decoder() -> None:
