@@ -12,7 +12,7 @@ import numpy.typing as npt
 from conserve_gym import rules
 from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Observation
-from conserve_gym.placement import Placement, candidates
+from conserve_gym.placement import Placement, as_table, candidates
 
 
 class Actions(Protocol):
@@ -31,6 +31,9 @@ class Actions(Protocol):
 
     def mask(self, observation: Observation) -> npt.NDArray[np.bool_]:
         """Return which actions find room, shape (actions,); at least one is true."""
+
+    def table(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """Return the placement of every action as networks see it, shape (actions, 3)."""
 
 
 class ConversationActions:
@@ -64,6 +67,10 @@ class ConversationActions:
     def mask(self, observation: Observation) -> npt.NDArray[np.bool_]:
         """Return that both find room: the door opens only when some decoder has it."""
         return self._both
+
+    def table(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """Return the placements of both actions as networks see them, shape (2, 3)."""
+        return as_table([self.placement(observation, action) for action in (0, 1)])
 
 
 class TurnActions(ConversationActions):
@@ -100,6 +107,8 @@ class JointActions:
     def __init__(self, fleet: Fleet, offload_above: Sequence[float] = (math.inf,)) -> None:
         """List the candidates."""
         self._candidates = candidates(fleet, offload_above)
+        self._table = as_table(self._candidates)
+        self._table.flags.writeable = False
         self._decode_at = np.array([placement.decode_at for placement in self._candidates])
         self.meanings = tuple(map(_meaning, self._candidates))
 
@@ -111,6 +120,10 @@ class JointActions:
         """Return which decoders have room; where none has, every action counts."""
         mask: npt.NDArray[np.bool_] = observation.open_to[self._decode_at]
         return mask if mask.any() else np.ones_like(mask)
+
+    def table(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """Return the candidates as networks see them, shape (actions, 3)."""
+        return self._table
 
 
 KINDS = tuple(actions.kind for actions in (ConversationActions, TurnActions, JointActions))

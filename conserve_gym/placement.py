@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from conserve_gym.fleet import Fleet
 
 
@@ -40,6 +43,23 @@ class Placement(NamedTuple):
         """
         prefill_at, decode_at, offload_above = self
         return prefill_at != decode_at and (placed or new_tokens >= offload_above)
+
+
+_MANY_TOKENS = 262144  # an offload_above that counts as never, as the longest prompt observed
+
+
+def as_table(placements: Sequence[Placement]) -> npt.NDArray[np.float32]:
+    """Return placements as networks see them, shape (placements, 3).
+
+    Returns:
+        For each: prefill engine, decode engine, and offload_above on a logarithmic scale from 0
+        (every turn) to 1 (never).
+    """
+    rows = [
+        (at, to, min(math.log1p(tokens) / math.log1p(_MANY_TOKENS), 1.0))
+        for at, to, tokens in placements
+    ]
+    return np.array(rows, dtype=np.float32)
 
 
 def candidates(fleet: Fleet, offload_above: Sequence[float] = (math.inf,)) -> tuple[Placement, ...]:

@@ -154,6 +154,13 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
         """Return which actions find room now, shape (actions,)."""
         return self.actions.mask(self._observation)
 
+    def placements(self) -> npt.NDArray[np.float32]:
+        """Return what each action would do now, shape (actions, 3).
+
+        A row has the prefill engine, the decode engine, and ``offload_above`` scaled to [0, 1].
+        """
+        return self.actions.table(self._observation)
+
     def render(self) -> str | npt.NDArray[np.uint8] | None:
         """Return the cluster as text, as a policy sees it, or what ran where as a picture."""
         if self.render_mode == "ansi":

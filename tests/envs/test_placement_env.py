@@ -20,6 +20,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 import conserve_gym.envs  # noqa: F401 - registers the environments
 from conserve_gym.envs import placement_env
 from conserve_gym.envs.configuration import ConfigurationError, Scenario, load_scenario
+from conserve_gym.ledger import Placed
 from conserve_gym.observation import FIELDS, FIELDS_OF
 from conserve_gym.registration import ENVIRONMENTS
 
@@ -149,6 +150,20 @@ def test_mask_leaves_out_full_decoders_and_an_action_against_it_is_carried_out()
     _, _, terminated, _, _ = env.step(at_first_decoder)
     while not terminated:
         _, _, terminated, _, _ = env.step(np.int64(2))
+
+
+@pytest.mark.parametrize("identifier", IDS)
+def test_placements_are_those_that_the_actions_take(identifier: str) -> None:
+    env = gymnasium.make(identifier, scenario=SMALL).unwrapped
+    env.reset(seed=0)
+    terminated, taken = False, 0
+    while not terminated:
+        action = np.int64(taken % env.action_space.n)
+        row = env.placements()[action]
+        _, _, terminated, _, _ = env.step(action)
+        placed = [event for event in env.cluster.ledger if isinstance(event, Placed)][taken]
+        assert row.tolist() == [placed.prefill_at, placed.decode_at, 1.0]
+        taken += 1
 
 
 def test_joint_actions_offload_later_turns_where_the_scenario_says() -> None:

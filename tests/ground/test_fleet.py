@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 from conserve_gym.actions import actions_of
 from conserve_gym.fleet import Fleet, Role
-from conserve_gym.placement import Placement, candidates
+from conserve_gym.placement import Placement, as_table, candidates
 
 P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED
 
@@ -83,6 +84,12 @@ def test_candidates_offload_later_turns_only_where_the_first_is_prefilled_away()
         Placement(0, 1),
         Placement(0, 1, 512.0),
     )
+
+
+def test_placements_as_networks_see_them() -> None:
+    table = as_table(candidates(fleet(P, D), (math.inf, 511.0, 0.0)))
+    expected = [[1, 1, 1], [0, 1, 1], [0, 1, 0.5], [0, 1, 0]]
+    np.testing.assert_allclose(table, expected, atol=1e-6)
 
 
 def test_actions_of_each_kind() -> None:
