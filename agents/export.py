@@ -36,7 +36,7 @@ GOLDEN_OBSERVATIONS = 64
 
 
 class _Recorder:
-    """Passes decisions through and keeps the scaled observations."""
+    """Passes decisions through and keeps what the network is shown."""
 
     def __init__(self, policy: LearnedPolicy) -> None:
         self.name = policy.name
@@ -46,7 +46,7 @@ class _Recorder:
         self._policy = policy
 
     def decide(self, observation: Observation) -> Placement:
-        self.seen.append(self._policy.scaler(observation.raw))
+        self.seen.append(self._policy.shown(observation))
         return self._policy.decide(observation)
 
 

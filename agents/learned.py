@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from omegaconf import DictConfig, OmegaConf
 
 from conserve_gym.actions import actions_of
+from conserve_gym.agents.algorithms import ALGORITHMS
+from conserve_gym.agents.networks.placement_view import view, view_space
 from conserve_gym.agents.run_folder import CONFIG, MODEL, latest_checkpoint, load_model
-from conserve_gym.agents.training import ALGORITHMS, ENVIRONMENTS, training_spec
+from conserve_gym.agents.training import ENVIRONMENTS, training_spec
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs.configuration import ConfigurationError, offload_above, validated
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
@@ -27,6 +30,7 @@ class LearnedPolicy:
         fleet: Engines that it was trained for.
         model: The Stable-Baselines3 model.
         config: The run's configuration.
+        network: Kind of the model's network.
         complete: Whether the run has come to its end.
 
     Raises:
@@ -51,14 +55,19 @@ class LearnedPolicy:
         self.fleet = validated(ClusterSpec, config.cluster, "cluster").fleet(self.deployment)
         self.actions = actions_of(spec.environment, self.fleet, offload_above(config))
         self.scaler = Scaler(len(self.fleet.roles))
-        algorithm, _ = ALGORITHMS[spec.agent.algorithm]
-        self.model = load_model(algorithm, path)
-        self._masked = spec.agent.algorithm == "maskable_ppo"
+        algorithm = ALGORITHMS[spec.agent.algorithm]
+        self.model = load_model(algorithm.model, path)
+        self.network = spec.agent.network
+        self._masked = algorithm.masked
+        size = self.scaler.size
+        if self.network == "scorer":
+            n_placements = len(self.actions.meanings)
+            (size,) = view_space(len(self.fleet.roles), n_placements).shape
         shape = self.model.observation_space.shape
-        if shape != (self.scaler.size,):
+        if shape != (size,):
             raise ConfigurationError(
                 f"{path}: the model sees {shape[0]} numbers, the cluster of {folder / CONFIG} "
-                f"gives {self.scaler.size}"
+                f"gives {size}"
             )
 
     def reset(self, seed: int) -> None:
@@ -66,11 +75,13 @@ class LearnedPolicy:
 
     def decide(self, observation: Observation) -> Placement:
         """Choose the most probable action that finds room."""
-        action = self.act(self.scaler(observation.raw), self.actions.mask(observation))
-        return self.actions.placement(observation, action)
+        masked = {"action_masks": self.actions.mask(observation)} if self._masked else {}
+        action, _ = self.model.predict(self.shown(observation), deterministic=True, **masked)
+        return self.actions.placement(observation, int(action))
 
-    def act(self, scaled: Any, mask: Any) -> int:
-        """Return the model's action for a scaled observation."""
-        masked = {"action_masks": mask} if self._masked else {}
-        action, _ = self.model.predict(scaled, deterministic=True, **masked)
-        return int(action)
+    def shown(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """Return what the network is shown."""
+        scaled = self.scaler(observation.raw)
+        if self.network == "mlp":
+            return scaled
+        return view(scaled, self.actions.table(observation))

@@ -27,16 +27,18 @@ class DiscountSpec:
 
 @dataclass(frozen=True, config=STRICT)
 class AgentSpec:
-    """The algorithm.
+    """The algorithm and its network.
 
     Attributes:
         algorithm: Which one.
+        network: A perceptron on the whole observation, or a scorer of placements.
         n_envs: Environments in one process.
         n_steps: Steps that each plays between two updates.
         settings: The algorithm's other arguments.
     """
 
     algorithm: Literal["ppo", "maskable_ppo"]
+    network: Literal["mlp", "scorer"]
     n_envs: PositiveInt
     n_steps: PositiveInt
     settings: dict[str, Any]

@@ -45,11 +45,12 @@ class Placement(NamedTuple):
         return prefill_at != decode_at and (placed or new_tokens >= offload_above)
 
 
+PLACEMENT_COLUMNS = 3
 _MANY_TOKENS = 262144  # an offload_above that counts as never, as the longest prompt observed
 
 
 def as_table(placements: Sequence[Placement]) -> npt.NDArray[np.float32]:
-    """Return placements as networks see them, shape (placements, 3).
+    """Return placements as networks see them, shape (placements, columns).
 
     Returns:
         For each: prefill engine, decode engine, and offload_above on a logarithmic scale from 0

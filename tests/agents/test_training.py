@@ -146,6 +146,7 @@ def test_training_never_plays_an_episode_of_the_evaluation(
     [
         ("environment=walls", "environment='walls'"),
         ("agent.algorithm=sarsa", "agent.algorithm='sarsa'"),
+        ("agent.network=attention", "agent.network='attention'"),
         ("discount.kind=none", "discount.kind='none'"),
         ("+agent.learning_rat=1", "learning_rat"),
         ("discount.horizon_s=0", "discount.horizon_s=0"),
