@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from gymnasium import spaces
 from omegaconf import DictConfig, OmegaConf
 
 from conserve_gym.actions import actions_of
@@ -16,6 +17,7 @@ from conserve_gym.agents.training import ENVIRONMENTS, training_spec
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs.configuration import ConfigurationError, offload_above, validated
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
+from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Observation, Scaler
 from conserve_gym.placement import Placement
 
@@ -27,7 +29,7 @@ class LearnedPolicy:
         folder: The run's folder; its last checkpoint serves while it is not complete.
 
     Attributes:
-        fleet: Engines that it was trained for.
+        fleet: Engines that it decides for; at first those that it was trained for.
         model: The Stable-Baselines3 model.
         config: The run's configuration.
         network: Kind of the model's network.
@@ -53,22 +55,48 @@ class LearnedPolicy:
             validated(Deployment, config.deployment, "deployment")
         )
         self.fleet = validated(ClusterSpec, config.cluster, "cluster").fleet(self.deployment)
-        self.actions = actions_of(spec.environment, self.fleet, offload_above(config))
-        self.scaler = Scaler(len(self.fleet.roles))
         algorithm = ALGORITHMS[spec.agent.algorithm]
         self.model = load_model(algorithm.model, path)
         self.network = spec.agent.network
         self._masked = algorithm.masked
-        size = self.scaler.size
-        if self.network == "scorer":
-            n_placements = len(self.actions.meanings)
-            (size,) = view_space(len(self.fleet.roles), n_placements).shape
-        shape = self.model.observation_space.shape
-        if shape != (size,):
+        self._kind = spec.environment
+        self._fit(self.fleet)
+        shape, expected = self.model.observation_space.shape, self._space().shape
+        if shape != expected:
             raise ConfigurationError(
                 f"{path}: the model sees {shape[0]} numbers, the cluster of {folder / CONFIG} "
-                f"gives {size}"
+                f"gives {expected[0]}"
             )
+
+    def serves(self, fleet: Fleet) -> bool:
+        """Return whether the policy can decide for a fleet."""
+        if self.network == "mlp":
+            return fleet == self.fleet
+        return self._kind == "joint" or fleet.can_disaggregate
+
+    def move_to(self, fleet: Fleet) -> None:
+        """Decide for a fleet that the policy serves from now on."""
+        if fleet == self.fleet:
+            return
+        self._fit(fleet)
+        model = self.model
+        model.observation_space = self._space()
+        model.action_space = spaces.Discrete(len(self.actions.meanings))
+        weights = model.policy.state_dict()
+        model.policy = model.policy_class(
+            model.observation_space, model.action_space, model.lr_schedule, **model.policy_kwargs
+        )
+        model.policy.load_state_dict(weights)
+
+    def _fit(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.actions = actions_of(self._kind, fleet, offload_above(self.config))
+        self.scaler = Scaler(len(fleet.roles))
+
+    def _space(self) -> spaces.Box:
+        if self.network == "mlp":
+            return spaces.Box(0.0, 1.0, (self.scaler.size,))
+        return view_space(len(self.fleet.roles), len(self.actions.meanings))
 
     def reset(self, seed: int) -> None:
         """Keep no state."""

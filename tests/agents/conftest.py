@@ -34,20 +34,22 @@ def tiny_config() -> Callable[..., DictConfig]:
     return compose_tiny
 
 
-@pytest.fixture(scope="session", params=["conversation", "joint"])
+JOINT = ("environment=joint", "agent=maskable_ppo", "candidates.offload_above=[null,512]")
+RUNS: dict[str, tuple[str, ...]] = {
+    "conversation": (),
+    "joint": JOINT,
+    "conversation_scorer": ("agent.network=scorer",),
+    "joint_scorer": (*JOINT, "agent.network=scorer"),
+}
+
+
+@pytest.fixture(scope="session", params=RUNS)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a finished run, for each kind of action."""
+    """Return the folder of a finished run, for each kind of action and of network."""
     from conserve_gym.agents.training import train
 
     folder = tmp_path_factory.mktemp("runs") / str(request.param)
-    joint = ("agent=maskable_ppo", "candidates.offload_above=[null,512]")
-    return train(
-        compose_tiny(
-            f"run={folder}",
-            f"environment={request.param}",
-            *(joint if request.param == "joint" else ()),
-        )
-    )
+    return train(compose_tiny(f"run={folder}", *RUNS[request.param]))
 
 
 @pytest.fixture(scope="session")
