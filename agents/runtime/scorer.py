@@ -18,6 +18,8 @@ Float32Array = npt.NDArray[np.float32]
 _N_CONTEXT = len(FIELDS_OF["cluster"]) + len(FIELDS_OF["conversation"])
 _N_ENGINE = len(FIELDS_OF["engines"])
 
+_BLOCK = 512  # placements at a time: on 64 mixed engines, three times as fast as all 4,096 at once
+
 
 class Scorer:
     """Scores placements.
@@ -62,10 +64,14 @@ class Scorer:
         flags = np.column_stack((at == to, placements[:, 2])).astype(np.float32)
         decoder = embeddings @ self._decoder
         decoder += self._summary @ summary + self._summary_bias
-        between: Float32Array = (embeddings @ self._prefiller).take(at, axis=0)
-        between += decoder.take(to, axis=0)
-        between += flags @ self._flags
-        scores: Float32Array = _relu(between) @ self._score
+        prefiller = embeddings @ self._prefiller
+        scores = np.empty(len(placements), dtype=np.float32)
+        for start in range(0, len(placements), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            between: Float32Array = prefiller.take(at[rows], axis=0)
+            between += decoder.take(to[rows], axis=0)
+            between += flags[rows] @ self._flags
+            scores[rows] = _relu(between) @ self._score
         scores += self._score_bias
         return scores
 

@@ -12,6 +12,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from conserve_gym.agents.networks.actor_critic import MaskableScorerPolicy, ScorerPolicy
 from conserve_gym.agents.networks.placement_view import N_CONTEXT, N_ENGINE, view, view_space
+from conserve_gym.agents.networks.scorer import Scorer
+from conserve_gym.agents.runtime.scorer import Scorer as RuntimeScorer
+from conserve_gym.agents.runtime.scorer import shapes
 from conserve_gym.fleet import Fleet, Role
 from conserve_gym.placement import as_table, candidates
 
@@ -91,3 +94,19 @@ def test_every_part_of_a_placement_counts() -> None:
     rows = [[1, 1, 1.0], [0, 1, 1.0], [2, 1, 1.0], [0, 2, 1.0], [0, 1, 0.5]]
     scores, _ = scores_and_value(policy, view(flat, np.array(rows, dtype=np.float32)))
     assert len(set(scores.round(5))) == len(rows)
+
+
+@pytest.mark.parametrize("n_engines", [2, 9, 64])
+def test_the_runtime_gives_the_scores_of_the_training_framework(n_engines: int) -> None:
+    placements = as_table(candidates(Fleet((Role.MIXED,) * n_engines, (1,) * n_engines)))
+    torch.manual_seed(n_engines)
+    scorer = Scorer(len(placements), 8, 16)
+    rng = np.random.default_rng(0)
+    flat = rng.random(N_CONTEXT + n_engines * N_ENGINE, dtype=np.float32)
+    with torch.no_grad():
+        theirs = scorer(torch.from_numpy(view(flat, placements))[None])[0].numpy()
+    tensors = {name: weight.numpy() for name, weight in scorer.state_dict().items()}
+    assert {name: weight.shape for name, weight in tensors.items()} == shapes(8, 16)
+    ours = RuntimeScorer(tensors).scores(flat, placements)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert len(set(ours.tolist())) > len(placements) / 2
