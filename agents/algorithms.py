@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
-from sb3_contrib import MaskablePPO
-from stable_baselines3 import PPO
+from sb3_contrib import QRDQN, MaskablePPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import BaseBuffer
 
+from conserve_gym.agents.networks.action_values import ScorerQPolicy, ScorerQuantilePolicy
 from conserve_gym.agents.networks.actor_critic import MaskableScorerPolicy, ScorerPolicy
 from conserve_gym.agents.networks.placement_view import PlacementView
 from conserve_gym.agents.semi_markov import (
     TimeDiscountMaskableRolloutBuffer,
+    TimeDiscountReplayBuffer,
     TimeDiscountRolloutBuffer,
 )
 
@@ -28,12 +30,14 @@ class Algorithm:
         buffer: Where it keeps transitions under a discount by time.
         policies: Its policy for each network.
         masked: Whether it takes masks of actions.
+        on_policy: Whether it learns from its own latest steps alone.
     """
 
     model: Any
     buffer: type[BaseBuffer]
     policies: Mapping[str, Any]
     masked: bool = False
+    on_policy: bool = True
 
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -43,6 +47,18 @@ ALGORITHMS: dict[str, Algorithm] = {
         TimeDiscountMaskableRolloutBuffer,
         {"mlp": "MlpPolicy", "scorer": MaskableScorerPolicy},
         masked=True,
+    ),
+    "dqn": Algorithm(
+        DQN,
+        TimeDiscountReplayBuffer,
+        {"mlp": "MlpPolicy", "scorer": ScorerQPolicy},
+        on_policy=False,
+    ),
+    "qrdqn": Algorithm(
+        QRDQN,
+        TimeDiscountReplayBuffer,
+        {"mlp": "MlpPolicy", "scorer": ScorerQuantilePolicy},
+        on_policy=False,
     ),
 }
 

@@ -79,7 +79,7 @@ def train(config: DictConfig) -> Path:
         ObservedRange(),
         Checkpoint(folder / "checkpoints", spec.checkpoint_every, spec.rollout_steps),
     ]
-    if spec.discount.kind == "per_second":
+    if spec.discount.kind == "per_second" and ALGORITHMS[spec.agent.algorithm].on_policy:
         callbacks.append(RecordTime())
     # Ledgers are many small tuples that live for an episode: with the default thresholds the
     # collector walks through them, and through all of torch, for a sixth of the time.
@@ -103,7 +103,10 @@ def training_spec(config: DictConfig) -> TrainingSpec:
         ConfigurationError: A value is not right.
     """
     agent = cast(dict[str, Any], OmegaConf.to_container(config.agent, resolve=True))
-    own = {key: agent.pop(key, None) for key in ("algorithm", "network", "n_envs", "n_steps")}
+    own = {
+        key: agent.pop(key, None)
+        for key in ("algorithm", "network", "n_envs", "n_steps", "train_freq")
+    }
     keys = ("environment", "seed", "total_timesteps", "checkpoint_every", "discount")
     values = {key: config[key] for key in keys}
     spec = OmegaConf.create({**values, "agent": {**own, "settings": agent}})
@@ -117,21 +120,20 @@ def _vector_env(built: Scenario, spec: TrainingSpec) -> VecEnv:
 
 def _create(spec: TrainingSpec, envs: VecEnv) -> Any:
     algorithm = ALGORITHMS[spec.agent.algorithm]
-    settings = dict(spec.agent.settings)
+    agent, settings = spec.agent, dict(spec.agent.settings)
+    kept = "rollout_buffer" if algorithm.on_policy else "replay_buffer"
+    settings["n_steps" if algorithm.on_policy else "train_freq"] = agent.steps
     if spec.discount.kind == "per_second":
         settings["gamma"] = float(np.exp(-1.0 / spec.discount.horizon_s))
-        settings["rollout_buffer_class"] = algorithm.buffer
+        settings[f"{kept}_class"] = algorithm.buffer
+        if not algorithm.on_policy:  # the others are told by Stable-Baselines3
+            settings["replay_buffer_kwargs"] = {"gamma": settings["gamma"]}
     else:
         settings["gamma"] = spec.discount.gamma
     try:
         return algorithm.model(
-            algorithm.policies[spec.agent.network],
-            envs,
-            seed=spec.seed,
-            n_steps=spec.agent.n_steps,
-            device="cpu",
-            **settings,
+            algorithm.policies[agent.network], envs, seed=spec.seed, device="cpu", **settings
         )
     # Stable-Baselines3 checks its arguments by assertions and by using them.
     except (TypeError, ValueError, AssertionError, AttributeError, ZeroDivisionError) as error:
-        raise ConfigurationError(f"agent={spec.agent.settings}: {error}") from None
+        raise ConfigurationError(f"agent={agent.settings}: {error}") from None

@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.qrdqn.policies import QRDQNPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
+from conserve_gym.agents.networks.actor_critic import ScorerAndCritic
 from conserve_gym.agents.networks.scorer import Scorer
 from conserve_gym.envs.configuration import ConfigurationError
 
@@ -24,10 +29,17 @@ def exported(model: Any) -> Exported:
     Raises:
         ConfigurationError: The runtime knows no such layer.
     """
-    extractor = model.policy.mlp_extractor
-    if hasattr(extractor, "scorer"):
-        return _scorer(extractor.scorer)
-    return _mlp([*extractor.policy_net, model.policy.action_net])
+    policy = model.policy
+    if isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy):
+        extractor: Any = policy.mlp_extractor
+        if isinstance(extractor, ScorerAndCritic):
+            return _scorer(extractor.scorer)
+        return _mlp([*extractor.policy_net, policy.action_net])
+    if isinstance(policy, QRDQNPolicy):
+        values, quantiles = policy.quantile_net.quantile_net, policy.quantile_net.n_quantiles
+    else:
+        values, quantiles = policy.q_net.q_net, 1
+    return _scorer(values) if isinstance(values, Scorer) else _mlp(values, quantiles)
 
 
 def scores(model: Any, shown: Float32Array) -> Float32Array:
@@ -40,13 +52,19 @@ def scores(model: Any, shown: Float32Array) -> Float32Array:
     Returns:
         Shape (observations, actions).
     """
+    policy, views = model.policy, torch.from_numpy(shown)
     with torch.inference_mode():
-        latent = model.policy.mlp_extractor.forward_actor(torch.from_numpy(shown))
-        found: Float32Array = model.policy.action_net(latent).numpy()
-    return found
+        if isinstance(policy, QRDQNPolicy):
+            found = policy.quantile_net(views).mean(dim=1)
+        elif isinstance(policy, DQNPolicy):
+            found = policy.q_net(views)
+        else:
+            found = policy.action_net(policy.mlp_extractor.forward_actor(views))
+    array: Float32Array = found.numpy()
+    return array
 
 
-def _mlp(modules: Iterable[nn.Module]) -> Exported:
+def _mlp(modules: Iterable[nn.Module], quantiles: int = 1) -> Exported:
     tensors: dict[str, Float32Array] = {}
     layers: list[dict[str, str]] = []
     for module in modules:
@@ -63,10 +81,15 @@ def _mlp(modules: Iterable[nn.Module]) -> Exported:
             raise ConfigurationError(
                 f"agent.policy_kwargs: the runtime knows no layer {type(module).__name__}"
             )
+    for name in (layers[-1]["weight"], layers[-1]["bias"]):  # all of the first quantile, ...
+        last = tensors[name]
+        tensors[name] = last.reshape(quantiles, -1, *last.shape[1:]).mean(axis=0)
     return {"kind": "mlp", "layers": layers}, tensors
 
 
 def _scorer(scorer: Scorer) -> Exported:
     tensors = {name: weight.numpy() for name, weight in scorer.state_dict().items()}
+    for name in ("score.weight", "score.bias"):  # the mean over quantiles is linear
+        tensors[name] = tensors[name].mean(axis=0, keepdims=True)
     hidden, embedding = scorer.decoder.weight.shape
     return {"kind": "scorer", "embedding": embedding, "hidden": hidden}, tensors

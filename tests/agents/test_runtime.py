@@ -20,6 +20,7 @@ from conserve_gym.agents.evaluation import play
 from conserve_gym.agents.learned import LearnedPolicy
 from conserve_gym.agents.networks.exported import scores as framework_scores
 from conserve_gym.agents.networks.placement_view import view
+from conserve_gym.agents.networks.scorer import Scorer as TrainedScorer
 from conserve_gym.agents.policies import OtherFleetError, resolve
 from conserve_gym.agents.runtime import mlp as mlp_module
 from conserve_gym.agents.runtime import scorer as scorer_module
@@ -87,15 +88,15 @@ def test_runtime_and_training_framework_choose_alike_on_10000_observations(
     # spread the network's scores, and centre them.
     torch.manual_seed(0)
     with torch.no_grad():
-        if placements is None:
-            learned.model.policy.action_net.weight.normal_()
-            scores = framework_scores(learned.model, shown)
-            learned.model.policy.action_net.bias -= torch.from_numpy(scores.mean(axis=0))
-        else:
-            scorer = learned.model.policy.mlp_extractor.scorer
-            for weight in scorer.parameters():
+        network = what_scores(learned)
+        if isinstance(network, TrainedScorer):
+            for weight in network.parameters():
                 weight.normal_(std=0.2)
-            scorer.flags.weight *= 0.1  # else some offload_above wins everywhere
+            network.flags.weight *= 0.1  # else some offload_above wins everywhere
+        else:
+            network.weight.normal_()
+            scores = framework_scores(learned.model, shown)
+            network.bias -= torch.from_numpy(scores.mean(axis=0))
     learned.model.save(run / "model.zip")
     export_module.export(run, run / "policy")
     runtime = Artifact.load(run / "policy")
@@ -115,6 +116,16 @@ def test_runtime_and_training_framework_choose_alike_on_10000_observations(
     tied = best_two[:, 1] - best_two[:, 0] < 1e-5  # sums in another order may swap these
     assert tied.sum() < 10
     np.testing.assert_array_equal(ours[~tied], theirs[~tied])
+
+
+def what_scores(learned: LearnedPolicy) -> torch.nn.Linear | TrainedScorer:
+    """Return the scorer, or the last layer of a perceptron."""
+    policy = learned.model.policy
+    if hasattr(policy, "quantile_net"):
+        return policy.quantile_net.quantile_net
+    if hasattr(policy, "q_net"):
+        return policy.q_net.q_net[-1]
+    return getattr(policy.mlp_extractor, "scorer", policy.action_net)
 
 
 def some_placements(learned: LearnedPolicy, rng: np.random.Generator) -> np.ndarray:
@@ -329,6 +340,7 @@ def test_golden_vectors_catch_another_evaluator(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(mlp_module.ACTIVATIONS, "tanh", np.sin)
+    monkeypatch.setitem(mlp_module.ACTIVATIONS, "relu", np.abs)
     monkeypatch.setattr(scorer_module, "_relu", np.abs)
     with pytest.raises(ArtifactError, match=r"golden\.json: scores of observation"):
         Artifact.load(exported)

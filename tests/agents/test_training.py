@@ -160,6 +160,8 @@ def test_training_never_plays_an_episode_of_the_evaluation(
         ("checkpoint_every=100", "checkpoint_every=100"),
         ("seed=-1", "seed=-1"),
         ("environment=joint", "agent=maskable_ppo"),
+        ("agent.n_steps=null", "agent.algorithm=ppo takes n_steps"),
+        ("agent.algorithm=dqn", "agent.algorithm=dqn takes train_freq"),
     ],
 )
 def test_wrong_settings_name_key_and_value(
