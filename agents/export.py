@@ -79,6 +79,7 @@ def export(run: Path, target: Path) -> Scheduler:
             "fields": field_table(),
             "order": "cluster, conversation, then every engine in turn",
             "fleet": policy.fleet.to_json(),
+            "serves": "any fleet" if policy.network == "scorer" else "this fleet alone",
             "seen_low": low.tolist(),
             "seen_high": high.tolist(),
         },

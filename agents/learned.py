@@ -9,7 +9,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from omegaconf import DictConfig, OmegaConf
 
-from conserve_gym.actions import actions_of
+from conserve_gym.actions import actions_of, possible
 from conserve_gym.agents.algorithms import ALGORITHMS
 from conserve_gym.agents.networks.placement_view import view, view_space
 from conserve_gym.agents.run_folder import CONFIG, MODEL, latest_checkpoint, load_model
@@ -70,9 +70,7 @@ class LearnedPolicy:
 
     def serves(self, fleet: Fleet) -> bool:
         """Return whether the policy can decide for a fleet."""
-        if self.network == "mlp":
-            return fleet == self.fleet
-        return self._kind == "joint" or fleet.can_disaggregate
+        return possible(self._kind, fleet) if self.network == "scorer" else fleet == self.fleet
 
     def move_to(self, fleet: Fleet) -> None:
         """Decide for a fleet that the policy serves from now on."""

@@ -150,6 +150,11 @@ def actions_of(kind: str, fleet: Fleet, offload_above: Sequence[float] = (math.i
     raise ValueError(f"kind={kind!r} is none of {', '.join(KINDS)}")
 
 
+def possible(kind: str, fleet: Fleet) -> bool:
+    """Return whether a fleet allows actions of a kind."""
+    return kind == JointActions.kind or fleet.can_disaggregate
+
+
 def _meaning(placement: Placement) -> str:
     prefill_at, decode_at, offload_above = placement
     if not placement.disaggregates:

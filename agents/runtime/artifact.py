@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from conserve_gym.actions import KINDS, Actions, actions_of
+from conserve_gym.actions import KINDS, Actions, actions_of, possible
 from conserve_gym.agents.runtime.mlp import Float32Array, Mlp
 from conserve_gym.agents.runtime.scorer import Scorer
 from conserve_gym.deployment import Deployment
@@ -69,7 +69,7 @@ class Artifact:
         """Return whether the policy can decide for a fleet."""
         if isinstance(self.network, Mlp):
             return fleet == self.fleet
-        return self.action_kind == "joint" or fleet.can_disaggregate
+        return possible(self.action_kind, fleet)
 
     def seen(self, n_engines: int) -> tuple[Float32Array, Float32Array]:
         """Return the smallest and largest scaled value of each field, for a fleet's size."""

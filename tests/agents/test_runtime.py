@@ -416,6 +416,8 @@ def test_a_scorer_plays_on_other_fleets_as_the_training_framework_does(
 
 def test_a_policy_serves_no_fleet_that_lacks_its_actions(exported: Path) -> None:
     artifact = Artifact.load(exported)
+    serves_any = exported.parent.name.endswith("scorer")
+    assert (artifact.header["observation"]["serves"] == "any fleet") is serves_any
     decoders = Fleet((Role.DECODE, Role.DECODE), (308_448, 308_448))
     assert artifact.serves(artifact.fleet)
     assert artifact.serves(decoders) is (exported.parent.name == "joint_scorer")
