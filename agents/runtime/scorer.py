@@ -40,7 +40,7 @@ class Scorer:
         self._flags = _transposed(tensors["flags.weight"])
         self._summary = tensors["summary.weight"]
         self._summary_bias = tensors["summary.bias"]
-        self._score = tensors["score.weight"][0]
+        self._score = _transposed(tensors["score.weight"])
         self._score_bias = tensors["score.bias"]
 
     def scores(self, scaled: Float32Array, placements: Float32Array) -> Float32Array:
@@ -61,19 +61,20 @@ class Scorer:
 
         ends = placements[:, :2].astype(np.intp)
         at, to = ends[:, 0], ends[:, 1]
-        flags = np.column_stack((at == to, placements[:, 2])).astype(np.float32)
+        colocated = at == to
+        flags = np.column_stack((colocated, placements[:, 2])).astype(np.float32)
         decoder = embeddings @ self._decoder
         decoder += self._summary @ summary + self._summary_bias
         prefiller = embeddings @ self._prefiller
-        scores = np.empty(len(placements), dtype=np.float32)
+        both = np.empty((len(placements), 2), dtype=np.float32)
         for start in range(0, len(placements), _BLOCK):
             rows = slice(start, start + _BLOCK)
             between: Float32Array = prefiller.take(at[rows], axis=0)
             between += decoder.take(to[rows], axis=0)
             between += flags[rows] @ self._flags
-            scores[rows] = _relu(between) @ self._score
-        scores += self._score_bias
-        return scores
+            both[rows] = _relu(between) @ self._score
+        both += self._score_bias
+        return np.where(colocated, both[:, 1], both[:, 0])
 
     @classmethod
     def from_header(cls, network: Mapping[str, Any], tensors: Mapping[str, Float32Array]) -> Scorer:
@@ -103,8 +104,8 @@ def shapes(embedding: int, hidden: int) -> dict[str, tuple[int, ...]]:
         "flags.weight": (hidden, 2),
         "summary.weight": (hidden, 2 * embedding + _N_CONTEXT),
         "summary.bias": (hidden,),
-        "score.weight": (1, hidden),
-        "score.bias": (1,),
+        "score.weight": (2, hidden),
+        "score.bias": (2,),
     }
 
 
