@@ -3,8 +3,10 @@
 An engine's row of the observation becomes an embedding; the mean and the maximum of these, with the
 fields of the cluster and of the conversation, are a summary (after DeepSets: Zaheer et al., 2017).
 A placement's score comes from the embeddings of its two engines, whether they are one, its
-``offload_above``, and the summary; the last layer is one for colocation and one for the rest, which
-learns twice as fast as one for both. Permuting the engines permutes the scores.
+``offload_above``, and the summary. Permuting the engines permutes the scores.
+
+The last layer is one for colocation and one for the rest: on 1P3D, with PPO and one seed, that took
+half the steps to the same return as one layer for both.
 """
 
 from __future__ import annotations
