@@ -62,14 +62,16 @@ class LogEpisodes(BaseCallback):
 class ObservedRange(BaseCallback):
     """Keeps the range of every observation field on the model, so that checkpoints have it."""
 
-    def _on_rollout_end(self) -> None:
+    def _on_training_start(self) -> None:
         model: Any = self.model
-        observations = model.rollout_buffer.observations
-        low, high = observations.min(axis=(0, 1)), observations.max(axis=(0, 1))
-        if hasattr(model, "observed_low"):
-            low = np.minimum(low, model.observed_low)
-            high = np.maximum(high, model.observed_high)
-        model.observed_low, model.observed_high = low, high
+        if not hasattr(model, "observed_low"):
+            first = model.observation_space.shape
+            model.observed_low = np.full(first, np.inf, dtype=np.float32)
+            model.observed_high = np.full(first, -np.inf, dtype=np.float32)
 
     def _on_step(self) -> bool:
+        model: Any = self.model
+        acted_on = model._last_obs
+        np.minimum(model.observed_low, acted_on.min(axis=0), out=model.observed_low)
+        np.maximum(model.observed_high, acted_on.max(axis=0), out=model.observed_high)
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from omegaconf import OmegaConf
 from safetensors.numpy import save as save_tensors
 
 from conserve_gym.agents.evaluation import play
 from conserve_gym.agents.learned import LearnedPolicy
+from conserve_gym.agents.networks.exported import exported, scores
 from conserve_gym.agents.provenance import provenance
 from conserve_gym.agents.runtime.artifact import (
     GOLDEN,
@@ -28,24 +29,24 @@ from conserve_gym.agents.runtime.artifact import (
 from conserve_gym.agents.runtime.scheduler import FALLBACK_RULE, SEEN_MARGIN, Scheduler
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
 from conserve_gym.envs.configuration import ConfigurationError, Scenario, scenario
-from conserve_gym.observation import Observation, field_table
+from conserve_gym.observation import Observation, field_table, split
 from conserve_gym.placement import Placement
 
 GOLDEN_OBSERVATIONS = 64
 
 
 class _Recorder:
-    """Passes decisions through and keeps the scaled observations."""
+    """Passes decisions through and keeps what the policy saw."""
 
     def __init__(self, policy: LearnedPolicy) -> None:
         self.name = policy.name
         self.deployment = policy.deployment
         self.reset = policy.reset
-        self.seen: list[npt.NDArray[np.float32]] = []
+        self.seen: list[Observation] = []
         self._policy = policy
 
     def decide(self, observation: Observation) -> Placement:
-        self.seen.append(self._policy.scaler(observation.raw))
+        self.seen.append(observation)
         return self._policy.decide(observation)
 
 
@@ -67,15 +68,10 @@ def export(run: Path, target: Path) -> Scheduler:
     if target.exists() and {path.name for path in target.iterdir()} != {HEADER, WEIGHTS, GOLDEN}:
         raise ConfigurationError(f"output={target} exists and is not an exported policy")
     built = scenario(policy.config)
-    observations = _golden_observations(policy, built)
-    tensors, layers = _network(policy.model)
+    network, tensors = exported(policy.model)
     weights = save_tensors(tensors)
-    golden = json.dumps(
-        {
-            "observations": observations.tolist(),
-            "scores": _scores(policy.model, observations).tolist(),
-        }
-    ).encode()
+    golden = json.dumps(_golden(policy, built)).encode()
+    low, high = _seen(policy)
     header: dict[str, Any] = {
         "schema": SCHEMA,
         "name": policy.name,
@@ -83,20 +79,24 @@ def export(run: Path, target: Path) -> Scheduler:
             "fields": field_table(),
             "order": "cluster, conversation, then every engine in turn",
             "fleet": policy.fleet.to_json(),
-            "seen_low": policy.model.observed_low.tolist(),
-            "seen_high": policy.model.observed_high.tolist(),
+            "serves": "any fleet" if policy.network == "scorer" else "this fleet alone",
+            "seen_low": low.tolist(),
+            "seen_high": high.tolist(),
         },
         "deployment": policy.deployment.to_json(),
         "actions": {
             "kind": policy.actions.kind,
             "meanings": list(policy.actions.meanings),
+            "offload_above": [
+                None if math.isinf(tokens) else tokens for tokens in built.offload_above
+            ],
             "mask": "actions whose decoder has no room for the known footprint are left out",
         },
-        "network": layers,
+        "network": network,
         "fallback": {
             "rule": FALLBACK_RULE,
-            "when": "another fleet, a value that is not a number, or a field outside "
-            f"seen_low - {SEEN_MARGIN} to seen_high + {SEEN_MARGIN}",
+            "when": "engines that the policy does not serve, a value that is not a number, or a "
+            f"field outside seen_low - {SEEN_MARGIN} to seen_high + {SEEN_MARGIN}",
         },
         "training": {
             "steps": policy.model.num_timesteps,
@@ -129,42 +129,33 @@ def export(run: Path, target: Path) -> Scheduler:
     return Scheduler.load(target)
 
 
-def _golden_observations(policy: LearnedPolicy, built: Scenario) -> npt.NDArray[np.float32]:
-    """Return observations spread over an episode that the policy has played."""
+def _golden(policy: LearnedPolicy, built: Scenario) -> dict[str, Any]:
+    """Return observations spread over an episode that the policy has played, and their scores."""
     recorder = _Recorder(policy)
     play(built, recorder, FIRST_TRAINING_SEED)
-    chosen = np.linspace(0, len(recorder.seen) - 1, GOLDEN_OBSERVATIONS).astype(int)
-    return np.stack([recorder.seen[index] for index in chosen])
+    indices = np.linspace(0, len(recorder.seen) - 1, GOLDEN_OBSERVATIONS).astype(int)
+    chosen = [recorder.seen[index] for index in indices]
+    shown = np.stack([policy.shown(observation) for observation in chosen])
+    golden = {
+        "observations": [policy.scaler(observation.raw).tolist() for observation in chosen],
+        "scores": scores(policy.model, shown).tolist(),
+    }
+    if policy.network == "scorer":
+        tables = (policy.actions.table(observation) for observation in chosen)
+        golden["placements"] = [table.tolist() for table in tables]
+    return golden
 
 
-def _network(model: Any) -> tuple[dict[str, npt.NDArray[np.float32]], list[dict[str, str]]]:
-    """Return the policy network's tensors, and its layers in order."""
-    modules = [*model.policy.mlp_extractor.policy_net, model.policy.action_net]
-    tensors: dict[str, npt.NDArray[np.float32]] = {}
-    layers: list[dict[str, str]] = []
-    for module in modules:
-        if isinstance(module, torch.nn.Linear):
-            name = f"policy.{len(layers)}"
-            tensors[f"{name}.weight"] = module.weight.detach().numpy()
-            tensors[f"{name}.bias"] = module.bias.detach().numpy()
-            layers.append(
-                {"weight": f"{name}.weight", "bias": f"{name}.bias", "activation": "linear"}
-            )
-        elif isinstance(module, torch.nn.Tanh | torch.nn.ReLU):
-            layers[-1]["activation"] = type(module).__name__.lower()
-        else:
-            raise ConfigurationError(
-                f"agent.policy_kwargs: the runtime knows no layer {type(module).__name__}"
-            )
-    return tensors, layers
+def _seen(policy: LearnedPolicy) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return the smallest and the largest value of each field that training saw.
 
-
-def _scores(model: Any, observations: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return the training framework's own scores, shape (observations, actions)."""
-    with torch.inference_mode():
-        features = model.policy.extract_features(torch.from_numpy(observations))
-        if isinstance(features, tuple):
-            features = features[0]
-        latent = model.policy.mlp_extractor.forward_actor(features)
-        scores: npt.NDArray[np.float32] = model.policy.action_net(latent).numpy()
-    return scores
+    To a scorer all engines are one: their fields stand there once.
+    """
+    size = policy.scaler.size
+    low, high = policy.model.observed_low[:size], policy.model.observed_high[:size]
+    if policy.network == "mlp":
+        return low, high
+    lowest, highest = split(low), split(high)
+    lowest["engines"] = lowest["engines"].min(axis=0)
+    highest["engines"] = highest["engines"].max(axis=0)
+    return np.concatenate(list(lowest.values())), np.concatenate(list(highest.values()))

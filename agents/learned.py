@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
 from omegaconf import DictConfig, OmegaConf
 
-from conserve_gym.actions import ACTIONS
+from conserve_gym.actions import actions_of, possible
+from conserve_gym.agents.algorithms import ALGORITHMS
+from conserve_gym.agents.networks.placement_view import view, view_space
 from conserve_gym.agents.run_folder import CONFIG, MODEL, latest_checkpoint, load_model
-from conserve_gym.agents.training import ALGORITHMS, ENVIRONMENTS, training_spec
+from conserve_gym.agents.training import ENVIRONMENTS, training_spec
 from conserve_gym.deployment import Deployment
-from conserve_gym.envs.configuration import ConfigurationError, validated
+from conserve_gym.envs.configuration import ConfigurationError, offload_above, validated
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
+from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Observation, Scaler
 from conserve_gym.placement import Placement
 
@@ -24,9 +29,10 @@ class LearnedPolicy:
         folder: The run's folder; its last checkpoint serves while it is not complete.
 
     Attributes:
-        fleet: Engines that it was trained for.
+        fleet: Engines that it decides for; at first those that it was trained for.
         model: The Stable-Baselines3 model.
         config: The run's configuration.
+        network: Kind of the model's network.
         complete: Whether the run has come to its end.
 
     Raises:
@@ -49,28 +55,59 @@ class LearnedPolicy:
             validated(Deployment, config.deployment, "deployment")
         )
         self.fleet = validated(ClusterSpec, config.cluster, "cluster").fleet(self.deployment)
-        self.actions = ACTIONS[spec.environment](self.fleet)
-        self.scaler = Scaler(len(self.fleet.roles))
-        algorithm, _ = ALGORITHMS[spec.agent.algorithm]
-        self.model = load_model(algorithm, path)
-        self._masked = spec.agent.algorithm == "maskable_ppo"
-        shape = self.model.observation_space.shape
-        if shape != (self.scaler.size,):
+        algorithm = ALGORITHMS[spec.agent.algorithm]
+        self.model = load_model(algorithm.model, path)
+        self.network = spec.agent.network
+        self._masked = algorithm.masked
+        self._kind = spec.environment
+        self._fit(self.fleet)
+        shape, expected = self.model.observation_space.shape, self._space().shape
+        if shape != expected:
             raise ConfigurationError(
                 f"{path}: the model sees {shape[0]} numbers, the cluster of {folder / CONFIG} "
-                f"gives {self.scaler.size}"
+                f"gives {expected[0]}"
             )
+
+    def serves(self, fleet: Fleet) -> bool:
+        """Return whether the policy can decide for a fleet."""
+        return possible(self._kind, fleet) if self.network == "scorer" else fleet == self.fleet
+
+    def move_to(self, fleet: Fleet) -> None:
+        """Decide for a fleet that the policy serves from now on."""
+        if fleet == self.fleet:
+            return
+        self._fit(fleet)
+        model = self.model
+        model.observation_space = self._space()
+        model.action_space = spaces.Discrete(len(self.actions.meanings))
+        weights = model.policy.state_dict()
+        model.policy = model.policy_class(
+            model.observation_space, model.action_space, model.lr_schedule, **model.policy_kwargs
+        )
+        model.policy.load_state_dict(weights)
+
+    def _fit(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.actions = actions_of(self._kind, fleet, offload_above(self.config))
+        self.scaler = Scaler(len(fleet.roles))
+
+    def _space(self) -> spaces.Box:
+        if self.network == "mlp":
+            return spaces.Box(0.0, 1.0, (self.scaler.size,))
+        return view_space(len(self.fleet.roles), len(self.actions.meanings))
 
     def reset(self, seed: int) -> None:
         """Keep no state."""
 
     def decide(self, observation: Observation) -> Placement:
         """Choose the most probable action that finds room."""
-        action = self.act(self.scaler(observation.raw), self.actions.mask(observation))
-        return self.actions.placement(observation, action)
+        masked = {"action_masks": self.actions.mask(observation)} if self._masked else {}
+        action, _ = self.model.predict(self.shown(observation), deterministic=True, **masked)
+        return self.actions.placement(observation, int(action))
 
-    def act(self, scaled: Any, mask: Any) -> int:
-        """Return the model's action for a scaled observation."""
-        masked = {"action_masks": mask} if self._masked else {}
-        action, _ = self.model.predict(scaled, deterministic=True, **masked)
-        return int(action)
+    def shown(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """Return what the network is shown."""
+        scaled = self.scaler(observation.raw)
+        if self.network == "mlp":
+            return scaled
+        return view(scaled, self.actions.table(observation))

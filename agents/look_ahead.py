@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from conserve_gym.actions import ACTIONS
+from conserve_gym.actions import actions_of
 from conserve_gym.agents.evaluation import Episode, finished
 from conserve_gym.envs.configuration import ConfigurationError, Scenario
 from conserve_gym.envs.serving.cluster import Cluster
@@ -108,8 +108,8 @@ def play_look_ahead(
     """
     spec = scenario.cluster
     try:
-        tried = ACTIONS[actions](spec.fleet(base.deployment))
-    except (KeyError, ValueError) as error:
+        tried = actions_of(actions, spec.fleet(base.deployment), scenario.offload_above)
+    except ValueError as error:
         raise ConfigurationError(f"look_ahead.actions={actions!r}: {error}") from None
     drawn = draw_episode(scenario.workload, scenario.arrivals, np.random.default_rng(seed))
     lone = StandaloneEngine.of(spec)

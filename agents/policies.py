@@ -51,13 +51,18 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
     if path.is_file() or (path / HEADER).exists():
         scheduler = Scheduler.load(path)
         assert scheduler.artifact is not None
-        _check_fleet(name, scheduler.artifact.fleet, cluster.fleet(scheduler.deployment))
+        fleet = cluster.fleet(scheduler.deployment)
+        if not scheduler.artifact.serves(fleet):
+            raise _other_fleet(name, scheduler.artifact.fleet, fleet)
         return scheduler
     if path.is_dir():
         from conserve_gym.agents.learned import LearnedPolicy  # torch, only where it is needed
 
         learned = LearnedPolicy(path)
-        _check_fleet(name, learned.fleet, cluster.fleet(learned.deployment))
+        fleet = cluster.fleet(learned.deployment)
+        if not learned.serves(fleet):
+            raise _other_fleet(name, learned.fleet, fleet)
+        learned.move_to(fleet)
         return learned
     raise ConfigurationError(
         f"policy {name!r} is neither a path, file.py:Class, package.module:Class, nor one of "
@@ -92,9 +97,8 @@ def _tuned(path: Path) -> Any:
         raise ConfigurationError(f"policy {str(path)!r} is no tuned rule ({error!r})") from None
 
 
-def _check_fleet(name: str, trained: Fleet, given: Fleet) -> None:
-    if trained != given:
-        raise OtherFleetError(
-            f"policy {name!r} was trained for engines {trained.to_json()}, "
-            f"the cluster has {given.to_json()}"
-        )
+def _other_fleet(name: str, trained: Fleet, given: Fleet) -> OtherFleetError:
+    return OtherFleetError(
+        f"policy {name!r} was trained for engines {trained.to_json()}, and does not serve the "
+        f"cluster's, {given.to_json()}"
+    )

@@ -1,4 +1,4 @@
-"""Discounting by time: rollout buffers for decisions that lie different times apart.
+"""Discounting by time: buffers for decisions that lie different times apart.
 
 Between two decisions dt seconds pass, so the value of what follows is discounted by gamma ** dt,
 with gamma a second's discount (a semi-Markov decision process; Bradtke and Duff 1994). With
@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
-from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
 
 
 class _TimeDiscount:
@@ -57,6 +59,49 @@ class TimeDiscountRolloutBuffer(_TimeDiscount, RolloutBuffer):
 
 class TimeDiscountMaskableRolloutBuffer(_TimeDiscount, MaskableRolloutBuffer):
     """For ``sb3_contrib.MaskablePPO``."""
+
+
+class TimeDiscountReplayBuffer(ReplayBuffer):
+    """For ``stable_baselines3.DQN`` and ``sb3_contrib.QRDQN``.
+
+    Args:
+        args: As for the buffer of Stable-Baselines3.
+        gamma: A second's discount.
+        kwargs: As for the buffer of Stable-Baselines3.
+    """
+
+    def __init__(self, *args: Any, gamma: float, **kwargs: Any) -> None:
+        """Make room for each transition's time."""
+        super().__init__(*args, **kwargs)
+        self.gamma = gamma
+        self.dt = np.ones((self.buffer_size, self.n_envs), dtype=np.float32)
+
+    def add(
+        self,
+        obs: npt.NDArray[Any],
+        next_obs: npt.NDArray[Any],
+        action: npt.NDArray[Any],
+        reward: npt.NDArray[Any],
+        done: npt.NDArray[Any],
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Add a transition of each environment, with its time."""
+        self.dt[self.pos] = [info["dt"] for info in infos]
+        super().add(obs, next_obs, action, reward, done, infos)
+
+    def _get_samples(
+        self, batch_inds: npt.NDArray[np.int64], env: VecNormalize | None = None
+    ) -> ReplayBufferSamples:
+        chosen = batch_inds, np.random.randint(self.n_envs, size=len(batch_inds))
+        data = (
+            self.observations[chosen],
+            self.actions[chosen],
+            self.next_observations[chosen],
+            self.dones[chosen].reshape(-1, 1),
+            self.rewards[chosen].reshape(-1, 1),
+            self.gamma ** self.dt[chosen].reshape(-1, 1),
+        )
+        return ReplayBufferSamples(*map(self.to_torch, data))
 
 
 class RecordTime(BaseCallback):

@@ -9,25 +9,18 @@ import gc
 from pathlib import Path
 from typing import Any, cast
 
-import gymnasium
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from sb3_contrib import MaskablePPO
-from stable_baselines3 import PPO
-from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from conserve_gym.agents import run_folder
+from conserve_gym.agents.algorithms import ALGORITHMS, VIEWS
 from conserve_gym.agents.callbacks import Checkpoint, LogEpisodes, ObservedRange
 from conserve_gym.agents.seeds import training_seed
-from conserve_gym.agents.semi_markov import (
-    RecordTime,
-    TimeDiscountMaskableRolloutBuffer,
-    TimeDiscountRolloutBuffer,
-)
+from conserve_gym.agents.semi_markov import RecordTime
 from conserve_gym.agents.training_spec import TrainingSpec
 from conserve_gym.envs.configuration import ConfigurationError, Scenario, scenario, validated
 from conserve_gym.envs.placement_env import (
@@ -41,10 +34,6 @@ ENVIRONMENTS: dict[str, type[PlacementEnv]] = {
     "conversation": ConversationPlacementEnv,
     "joint": JointPlacementEnv,
     "turn": TurnPlacementEnv,
-}
-ALGORITHMS: dict[str, tuple[Any, type[RolloutBuffer]]] = {
-    "ppo": (PPO, TimeDiscountRolloutBuffer),
-    "maskable_ppo": (MaskablePPO, TimeDiscountMaskableRolloutBuffer),
 }
 
 
@@ -65,10 +54,9 @@ def train(config: DictConfig) -> Path:
         return folder
     checkpoint = run_folder.latest_checkpoint(folder)
     envs = _vector_env(built, spec)
-    algorithm, _ = ALGORITHMS[spec.agent.algorithm]
     if checkpoint:
         try:
-            model = run_folder.load_model(algorithm, checkpoint)
+            model = run_folder.load_model(ALGORITHMS[spec.agent.algorithm].model, checkpoint)
         except ConfigurationError as error:
             raise ConfigurationError(f"{error}; delete it to go on from an older one") from None
         model.set_env(envs)
@@ -91,7 +79,7 @@ def train(config: DictConfig) -> Path:
         ObservedRange(),
         Checkpoint(folder / "checkpoints", spec.checkpoint_every, spec.rollout_steps),
     ]
-    if spec.discount.kind == "per_second":
+    if spec.discount.kind == "per_second" and ALGORITHMS[spec.agent.algorithm].on_policy:
         callbacks.append(RecordTime())
     # Ledgers are many small tuples that live for an episode: with the default thresholds the
     # collector walks through them, and through all of torch, for a sixth of the time.
@@ -115,7 +103,10 @@ def training_spec(config: DictConfig) -> TrainingSpec:
         ConfigurationError: A value is not right.
     """
     agent = cast(dict[str, Any], OmegaConf.to_container(config.agent, resolve=True))
-    own = {key: agent.pop(key, None) for key in ("algorithm", "n_envs", "n_steps")}
+    own = {
+        key: agent.pop(key, None)
+        for key in ("algorithm", "network", "n_envs", "n_steps", "train_freq")
+    }
     keys = ("environment", "seed", "total_timesteps", "checkpoint_every", "discount")
     values = {key: config[key] for key in keys}
     spec = OmegaConf.create({**values, "agent": {**own, "settings": agent}})
@@ -123,24 +114,26 @@ def training_spec(config: DictConfig) -> TrainingSpec:
 
 
 def _vector_env(built: Scenario, spec: TrainingSpec) -> VecEnv:
-    environment = ENVIRONMENTS[spec.environment]
-    return make_vec_env(
-        lambda: gymnasium.wrappers.FlattenObservation(environment(built)), n_envs=spec.agent.n_envs
-    )
+    environment, shown = ENVIRONMENTS[spec.environment], VIEWS[spec.agent.network]
+    return make_vec_env(lambda: shown(environment(built)), n_envs=spec.agent.n_envs)
 
 
 def _create(spec: TrainingSpec, envs: VecEnv) -> Any:
-    algorithm, buffer = ALGORITHMS[spec.agent.algorithm]
-    settings = dict(spec.agent.settings)
+    algorithm = ALGORITHMS[spec.agent.algorithm]
+    agent, settings = spec.agent, dict(spec.agent.settings)
+    kept = "rollout_buffer" if algorithm.on_policy else "replay_buffer"
+    settings["n_steps" if algorithm.on_policy else "train_freq"] = agent.steps
     if spec.discount.kind == "per_second":
         settings["gamma"] = float(np.exp(-1.0 / spec.discount.horizon_s))
-        settings["rollout_buffer_class"] = buffer
+        settings[f"{kept}_class"] = algorithm.buffer
+        if not algorithm.on_policy:  # the others are told by Stable-Baselines3
+            settings["replay_buffer_kwargs"] = {"gamma": settings["gamma"]}
     else:
         settings["gamma"] = spec.discount.gamma
     try:
-        return algorithm(
-            "MlpPolicy", envs, seed=spec.seed, n_steps=spec.agent.n_steps, device="cpu", **settings
+        return algorithm.model(
+            algorithm.policies[agent.network], envs, seed=spec.seed, device="cpu", **settings
         )
     # Stable-Baselines3 checks its arguments by assertions and by using them.
     except (TypeError, ValueError, AssertionError, AttributeError, ZeroDivisionError) as error:
-        raise ConfigurationError(f"agent={spec.agent.settings}: {error}") from None
+        raise ConfigurationError(f"agent={agent.settings}: {error}") from None

@@ -27,19 +27,41 @@ class DiscountSpec:
 
 @dataclass(frozen=True, config=STRICT)
 class AgentSpec:
-    """The algorithm.
+    """The algorithm and its network.
 
     Attributes:
         algorithm: Which one.
+        network: A perceptron on the whole observation, or a scorer of placements.
         n_envs: Environments in one process.
         n_steps: Steps that each plays between two updates.
+        train_freq: The same, as DQN calls it.
         settings: The algorithm's other arguments.
+
+    Raises:
+        ValueError: Not the one of ``n_steps`` and ``train_freq`` is given that the algorithm has.
     """
 
-    algorithm: Literal["ppo", "maskable_ppo"]
+    algorithm: Literal["ppo", "maskable_ppo", "dqn", "qrdqn"]
+    network: Literal["mlp", "scorer"]
     n_envs: PositiveInt
-    n_steps: PositiveInt
+    n_steps: PositiveInt | None
+    train_freq: PositiveInt | None
     settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        """Check that the algorithm is told when to learn."""
+        asked, other = "n_steps", "train_freq"
+        if self.algorithm in ("dqn", "qrdqn"):
+            asked, other = other, asked
+        if getattr(self, asked) is None or getattr(self, other) is not None:
+            raise ValueError(f"agent.algorithm={self.algorithm} takes {asked}, and no {other}")
+
+    @property
+    def steps(self) -> int:
+        """Steps that each environment plays between two updates."""
+        steps = self.n_steps or self.train_freq
+        assert steps is not None
+        return steps
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -68,10 +90,11 @@ class TrainingSpec:
 
     def __post_init__(self) -> None:
         """Check the values against each other."""
+        name = "n_steps" if self.agent.n_steps else "train_freq"
         if self.checkpoint_every < self.rollout_steps:
             raise ValueError(
                 f"checkpoint_every={self.checkpoint_every} is below a rollout of "
-                f"agent.n_envs * agent.n_steps = {self.rollout_steps} steps"
+                f"agent.n_envs * agent.{name} = {self.rollout_steps} steps"
             )
         if self.environment == "joint" and self.agent.algorithm != "maskable_ppo":
             raise ValueError("environment=joint has action masks: choose agent=maskable_ppo")
@@ -79,4 +102,4 @@ class TrainingSpec:
     @property
     def rollout_steps(self) -> int:
         """Decisions between two updates."""
-        return self.agent.n_envs * self.agent.n_steps
+        return self.agent.n_envs * self.agent.steps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy.typing as npt
 from conserve_gym import rules
 from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Observation
-from conserve_gym.placement import Placement, candidates
+from conserve_gym.placement import Placement, as_table, candidates
 
 
 class Actions(Protocol):
@@ -30,6 +32,9 @@ class Actions(Protocol):
     def mask(self, observation: Observation) -> npt.NDArray[np.bool_]:
         """Return which actions find room, shape (actions,); at least one is true."""
 
+    def table(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """Return the placement of every action as networks see it, shape (actions, 3)."""
+
 
 class ConversationActions:
     """Colocate or disaggregate; the decoder is the one with most free KV.
@@ -42,7 +47,7 @@ class ConversationActions:
     """
 
     kind = "conversation"
-    meanings = ("colocate", "disaggregate")
+    meanings: tuple[str, ...] = ("colocate", "disaggregate")
 
     def __init__(self, fleet: Fleet) -> None:
         """Check that disaggregating is possible."""
@@ -63,6 +68,10 @@ class ConversationActions:
         """Return that both find room: the door opens only when some decoder has it."""
         return self._both
 
+    def table(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """Return the placements of both actions as networks see them, shape (2, 3)."""
+        return as_table([self.placement(observation, action) for action in (0, 1)])
+
 
 class TurnActions(ConversationActions):
     """Prefill a turn where it is decoded, or away from there.
@@ -77,7 +86,7 @@ class TurnActions(ConversationActions):
     """
 
     kind = "turn"
-    meanings = ("prefill where it is decoded", "prefill at a prefill engine")
+    meanings: tuple[str, ...] = ("prefill where it is decoded", "prefill at a prefill engine")
 
     def placement(self, observation: Observation, action: int) -> Placement:
         """Return the placement that an action asks for."""
@@ -86,24 +95,22 @@ class TurnActions(ConversationActions):
 
 
 class JointActions:
-    """Choose the pair of engines from the listed candidates.
+    """Choose the placement from the listed candidates.
 
     Args:
         fleet: Roles of the engines.
+        offload_above: From how many new tokens on later turns may be prefilled away.
     """
 
     kind = "joint"
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, offload_above: Sequence[float] = (math.inf,)) -> None:
         """List the candidates."""
-        self._candidates = candidates(fleet)
+        self._candidates = candidates(fleet, offload_above)
+        self._table = as_table(self._candidates)
+        self._table.flags.writeable = False
         self._decode_at = np.array([placement.decode_at for placement in self._candidates])
-        self.meanings = tuple(
-            f"prefill at {p.prefill_at}, decode at {p.decode_at}"
-            if p.disaggregates
-            else f"colocate at {p.decode_at}"
-            for p in self._candidates
-        )
+        self.meanings = tuple(map(_meaning, self._candidates))
 
     def placement(self, observation: Observation, action: int) -> Placement:
         """Return the placement that an action asks for."""
@@ -114,7 +121,45 @@ class JointActions:
         mask: npt.NDArray[np.bool_] = observation.open_to[self._decode_at]
         return mask if mask.any() else np.ones_like(mask)
 
+    def table(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """Return the candidates as networks see them, shape (actions, 3)."""
+        return self._table
 
-ACTIONS: dict[str, type[ConversationActions] | type[JointActions]] = {
-    actions.kind: actions for actions in (ConversationActions, TurnActions, JointActions)
-}
+
+KINDS = tuple(actions.kind for actions in (ConversationActions, TurnActions, JointActions))
+
+
+def actions_of(kind: str, fleet: Fleet, offload_above: Sequence[float] = (math.inf,)) -> Actions:
+    """Return the actions of a kind on a fleet.
+
+    Args:
+        kind: One of ``KINDS``.
+        fleet: Roles of the engines.
+        offload_above: What joint actions list; later turns of the others stay where they are
+            decoded.
+
+    Raises:
+        ValueError: The fleet does not allow them, or there is no such kind.
+    """
+    if kind == JointActions.kind:
+        return JointActions(fleet, offload_above)
+    if kind == TurnActions.kind:
+        return TurnActions(fleet)
+    if kind == ConversationActions.kind:
+        return ConversationActions(fleet)
+    raise ValueError(f"kind={kind!r} is none of {', '.join(KINDS)}")
+
+
+def possible(kind: str, fleet: Fleet) -> bool:
+    """Return whether a fleet allows actions of a kind."""
+    return kind == JointActions.kind or fleet.can_disaggregate
+
+
+def _meaning(placement: Placement) -> str:
+    prefill_at, decode_at, offload_above = placement
+    if not placement.disaggregates:
+        return f"colocate at {decode_at}"
+    text = f"prefill at {prefill_at}, decode at {decode_at}"
+    if math.isinf(offload_above):
+        return text
+    return f"{text}; later turns with {offload_above:g} new tokens or more as well"

@@ -83,8 +83,15 @@ class Observer:
         self._opens_at_once = deployment.reservation is Reservation.NONE
         self._capacity = np.array(fleet.kv_capacity_tokens, dtype=np.float64)
         self._decodes = np.array([role.decodes for role in fleet.roles])
-        self._roles = [
-            (float(role.prefills_for_others), float(role.decodes)) for role in fleet.roles
+        self._known_beforehand = [
+            (float(role.prefills_for_others), float(role.decodes), *facts)
+            for role, *facts in zip(
+                fleet.roles,
+                fleet.kv_capacity_tokens,
+                fleet.prefill_speeds,
+                fleet.decode_speeds,
+                strict=True,
+            )
         ]
         self._engines = [_Engine() for _ in fleet.roles]
         self.kv_known_tokens = [0] * len(fleet.roles)
@@ -181,19 +188,18 @@ class Observer:
             now - door.arrived_s,
         ]
         held = door.held
-        for i, (engine, kv_tokens, capacity, (prefills, decodes)) in enumerate(
+        for i, (engine, kv_tokens, capacity, known_beforehand) in enumerate(
             zip(
                 self._engines,
                 self.kv_known_tokens,
                 self._fleet.kv_capacity_tokens,
-                self._roles,
+                self._known_beforehand,
                 strict=True,
             )
         ):
             oldest = next(iter(engine.prompts.values()))[0] if engine.prompts else now
             values += (
-                prefills,
-                decodes,
+                *known_beforehand,
                 engine.pinned,
                 kv_tokens / capacity,
                 len(engine.prompts) + engine.handed_over + engine.decoding,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from conserve_gym.fleet import Fleet
 
@@ -41,14 +45,44 @@ class Placement(NamedTuple):
         return prefill_at != decode_at and (placed or new_tokens >= offload_above)
 
 
-def candidates(fleet: Fleet) -> tuple[Placement, ...]:
-    """List every pair of engines that the roles allow, in a fixed order.
+PLACEMENT_COLUMNS = 3
+_MANY_TOKENS = 262144  # an offload_above that counts as never, as the longest prompt observed
+
+
+def as_table(placements: Sequence[Placement]) -> npt.NDArray[np.float32]:
+    """Return placements as networks see them, shape (placements, columns).
 
     Returns:
-        For each engine that decodes: colocation there, then every engine that prefills for it.
+        For each: prefill engine, decode engine, and offload_above on a logarithmic scale from 0
+        (every turn) to 1 (never).
+    """
+    rows = [
+        (at, to, min(math.log1p(tokens) / math.log1p(_MANY_TOKENS), 1.0))
+        for at, to, tokens in placements
+    ]
+    return np.array(rows, dtype=np.float32)
+
+
+def candidates(fleet: Fleet, offload_above: Sequence[float] = (math.inf,)) -> tuple[Placement, ...]:
+    """List every placement that the roles allow, in a fixed order.
+
+    Args:
+        fleet: Roles of the engines.
+        offload_above: From how many new tokens on later turns may be prefilled away.
+
+    Returns:
+        For each engine that decodes: colocation there, then every engine that prefills for it, with
+        each value of ``offload_above``.
     """
     return tuple(
-        Placement(prefill_at, decode_at)
+        placement
         for decode_at in fleet.decoders
-        for prefill_at in (decode_at, *fleet.prefillers_for(decode_at))
+        for placement in (
+            Placement(decode_at, decode_at),
+            *(
+                Placement(prefill_at, decode_at, tokens)
+                for prefill_at in fleet.prefillers_for(decode_at)
+                for tokens in offload_above
+            ),
+        )
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -12,9 +13,11 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as validated_dataclass
 
 from conserve_gym.deployment import Deployment
+from conserve_gym.envs.fields import STRICT, NotNegative
 from conserve_gym.envs.reward import RewardWeights
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.envs.workloads.arrivals import Arrivals
@@ -29,6 +32,26 @@ class ConfigurationError(ConServeGymError):
     """A configuration that cannot be used; the message names key and value."""
 
 
+def _distinct(values: tuple[float | None, ...]) -> tuple[float | None, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("some value stands there twice")
+    return values
+
+
+@validated_dataclass(frozen=True, config=STRICT)
+class CandidatesSpec:
+    """What joint actions choose from beside the pairs of engines.
+
+    Attributes:
+        offload_above: From how many new tokens on a later turn is prefilled where the first was;
+            None for never.
+    """
+
+    offload_above: Annotated[
+        tuple[NotNegative | None, ...], Field(min_length=1), AfterValidator(_distinct)
+    ]
+
+
 @dataclass(frozen=True)
 class Scenario:
     """Everything that an environment or an evaluation runs on.
@@ -39,6 +62,7 @@ class Scenario:
         arrivals: When they come.
         reward: Weight of each reward term.
         deployment: How an environment runs the GPUs; heuristics bring their own.
+        offload_above: What joint actions choose from: see ``conserve_gym.placement``.
     """
 
     cluster: ClusterSpec
@@ -46,6 +70,7 @@ class Scenario:
     arrivals: Arrivals
     reward: RewardWeights
     deployment: Deployment
+    offload_above: tuple[float, ...] = (math.inf,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Scenario:
         """Return itself: it never changes, and copies of an environment share it."""
@@ -65,7 +90,18 @@ def scenario(config: DictConfig) -> Scenario:
         arrivals=_instantiated(config.arrivals, "arrivals"),
         reward=validated(RewardWeights, config.reward, "reward"),
         deployment=validated(Deployment, config.deployment, "deployment"),
+        offload_above=offload_above(config),
     )
+
+
+def offload_above(config: DictConfig) -> tuple[float, ...]:
+    """Return what joint actions of a configuration choose from; never is infinity.
+
+    Raises:
+        ConfigurationError: A value is not right.
+    """
+    values = validated(CandidatesSpec, config.candidates, "candidates").offload_above
+    return tuple(math.inf if tokens is None else tokens for tokens in values)
 
 
 def load_scenario(overrides: Sequence[str] = ()) -> Scenario:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from conserve_gym.actions import ACTIONS
+from conserve_gym.actions import actions_of
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs import rendering
 from conserve_gym.envs.configuration import ConfigurationError, Scenario, load_scenario
@@ -66,7 +66,7 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
         spec = scenario.cluster
         self.fleet = spec.fleet(self.deployment)
         try:
-            self.actions = ACTIONS[self.action_kind](self.fleet)
+            self.actions = actions_of(self.action_kind, self.fleet, scenario.offload_above)
         except ValueError as error:
             raise ConfigurationError(f"cluster {spec.name!r}: {error}") from None
         self._scaler = Scaler(len(self.fleet.roles))
@@ -153,6 +153,13 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Return which actions find room now, shape (actions,)."""
         return self.actions.mask(self._observation)
+
+    def placements(self) -> npt.NDArray[np.float32]:
+        """Return what each action would do now, shape (actions, 3).
+
+        A row has the prefill engine, the decode engine, and ``offload_above`` scaled to [0, 1].
+        """
+        return self.actions.table(self._observation)
 
     def render(self) -> str | npt.NDArray[np.uint8] | None:
         """Return the cluster as text, as a policy sees it, or what ran where as a picture."""
@@ -276,15 +283,17 @@ class ConversationPlacementEnv(PlacementEnv):
 
 
 class JointPlacementEnv(PlacementEnv):
-    """Choose the pair of engines for each conversation.
+    """Choose the engines for each conversation, and where its later turns are prefilled.
 
     ## Description
     As `ConversationPlacement-v0`, but the agent also chooses which engine decodes and which
-    prefills.
+    prefills, and from how many new tokens on the later turns are prefilled there as well.
 
     ## Action Space
-    `Discrete(n)`: one action a candidate (prefill engine, decode engine) that the roles allow: for
-    each engine that decodes, colocation there, then every other engine that prefills for it.
+    `Discrete(n)`: one action a candidate (prefill engine, decode engine, offload_above) that the
+    roles allow: for each engine that decodes, colocation there, then every other engine that
+    prefills for it with each value of the scenario's `candidates.offload_above`. By default that is
+    null alone: later turns stay where they are decoded.
     `action_masks()` says which decoders have room. An action against the mask is carried out all
     the same: the engine then evicts idle KV or preempts.
 

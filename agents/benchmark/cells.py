@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import OmegaConf
 
-from conserve_gym.actions import ACTIONS
+from conserve_gym.actions import KINDS
 from conserve_gym.agents.benchmark.spec import Asked
 from conserve_gym.agents.evaluation import Episode, play
 from conserve_gym.agents.look_ahead import play_look_ahead
@@ -76,10 +76,10 @@ def bound_of(parameters: Mapping[str, Any]) -> tuple[Asked, str]:
     """
     unknown = parameters.keys() - {"base", "actions"}
     actions = parameters.get("actions", "conversation")
-    if unknown or "base" not in parameters or actions not in ACTIONS:
+    if unknown or "base" not in parameters or actions not in KINDS:
         raise ConfigurationError(
             f"{LOOK_AHEAD}={dict(parameters)} needs base=POLICY and may have actions, one of "
-            f"{', '.join(ACTIONS)}"
+            f"{', '.join(KINDS)}"
         )
     return parameters["base"], actions
 

@@ -12,44 +12,30 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from conserve_gym.actions import ACTIONS
+from conserve_gym.actions import KINDS, Actions, actions_of, possible
+from conserve_gym.agents.runtime.mlp import Float32Array, Mlp
+from conserve_gym.agents.runtime.scorer import Scorer
 from conserve_gym.deployment import Deployment
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet
-from conserve_gym.observation import Scaler, field_table
+from conserve_gym.observation import Scaler, field_table, split
 
-SCHEMA = 1
+SCHEMA = 2
 HEADER, WEIGHTS, GOLDEN = "policy.json", "weights.safetensors", "golden.json"
 GOLDEN_TOLERANCE = 1e-4
 """Largest difference between a golden score and the one computed here."""
 
-Float32Array = npt.NDArray[np.float32]
-_ACTIVATIONS: dict[str, Callable[[Float32Array], Float32Array]] = {
-    "tanh": np.tanh,
-    "relu": lambda x: np.maximum(x, np.float32(0.0)),
-    "linear": lambda x: x,
-}
+_NETWORKS: dict[str, type[Mlp] | type[Scorer]] = {"mlp": Mlp, "scorer": Scorer}
 
 
 class ArtifactError(ConServeGymError):
     """An exported policy that cannot be used; the message names file and field."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One dense layer: activation(weight @ x + bias)."""
-
-    weight: Float32Array
-    bias: Float32Array
-    activation: str
 
 
 @dataclass(frozen=True)
@@ -60,9 +46,11 @@ class Artifact:
         name: Name of the policy.
         fleet: Engines that it was trained for.
         action_kind: Set of actions, see ``conserve_gym.actions``.
+        offload_above: What joint actions choose from; see ``conserve_gym.placement``.
         deployment: How the GPUs were run in training.
-        layers: The network, from scaled observation to one score an action.
-        seen_low: Smallest scaled value of each observation field in training.
+        network: What gives each action a score.
+        seen_low: Smallest scaled value of each observation field in training; where any fleet is
+            served, those of an engine stand there once.
         seen_high: Largest one.
         header: The whole header.
     """
@@ -70,20 +58,32 @@ class Artifact:
     name: str
     fleet: Fleet
     action_kind: str
+    offload_above: tuple[float, ...]
     deployment: Deployment
-    layers: tuple[Layer, ...]
+    network: Mlp | Scorer
     seen_low: Float32Array
     seen_high: Float32Array
     header: dict[str, Any]
 
-    def scores(self, scaled: Float32Array) -> Float32Array:
-        """Return one score an action for a scaled observation, shape (fields,) -> (actions,)."""
-        values = scaled
-        for layer in self.layers:
-            values = layer.weight @ values
-            values += layer.bias
-            values = _ACTIVATIONS[layer.activation](values)
-        return values
+    def serves(self, fleet: Fleet) -> bool:
+        """Return whether the policy can decide for a fleet."""
+        if isinstance(self.network, Mlp):
+            return fleet == self.fleet
+        return possible(self.action_kind, fleet)
+
+    def seen(self, n_engines: int) -> tuple[Float32Array, Float32Array]:
+        """Return the smallest and largest scaled value of each field, for a fleet's size."""
+        if isinstance(self.network, Mlp):
+            return self.seen_low, self.seen_high
+        return _repeated(self.seen_low, n_engines), _repeated(self.seen_high, n_engines)
+
+    def actions(self, fleet: Fleet) -> Actions:
+        """Return what the policy's scores stand for on a fleet.
+
+        Raises:
+            ValueError: The fleet does not allow such actions.
+        """
+        return actions_of(self.action_kind, fleet, self.offload_above)
 
     @classmethod
     def load(cls, path: str | Path) -> Artifact:
@@ -128,23 +128,22 @@ class Artifact:
                 )
         observation = header["observation"]
         _check_fields(path, observation["fields"])
+        kind = header["network"]["kind"]
+        if kind not in _NETWORKS:
+            raise ArtifactError(
+                f"{path}/{HEADER}: network.kind={kind!r} is none of {', '.join(_NETWORKS)}"
+            )
         tensors = _safetensors(path, contents[WEIGHTS])
-        layers = tuple(
-            Layer(tensors[layer["weight"]], tensors[layer["bias"]], layer["activation"])
-            for layer in header["network"]
-        )
-        for layer in layers:
-            if layer.activation not in _ACTIVATIONS:
-                raise ArtifactError(
-                    f"{path}/{HEADER}: activation={layer.activation!r} is none of "
-                    f"{', '.join(_ACTIVATIONS)}"
-                )
         artifact = cls(
             name=header["name"],
             fleet=Fleet.from_json(**observation["fleet"]),
             action_kind=header["actions"]["kind"],
+            offload_above=tuple(
+                math.inf if tokens is None else float(tokens)
+                for tokens in header["actions"]["offload_above"]
+            ),
             deployment=Deployment.from_json(header["deployment"]),
-            layers=layers,
+            network=_NETWORKS[kind].from_header(header["network"], tensors),
             seen_low=np.array(observation["seen_low"], dtype=np.float32),
             seen_high=np.array(observation["seen_high"], dtype=np.float32),
             header=header,
@@ -154,31 +153,21 @@ class Artifact:
 
     def _check_sizes(self, path: Path) -> None:
         """Check that observation, network and actions fit each other."""
-        if self.action_kind not in ACTIONS:
+        if self.action_kind not in KINDS:
             raise ArtifactError(
-                f"{path}/{HEADER}: actions.kind={self.action_kind!r} is none of "
-                f"{', '.join(ACTIONS)}"
+                f"{path}/{HEADER}: actions.kind={self.action_kind!r} is none of {', '.join(KINDS)}"
             )
-        size = Scaler(len(self.fleet.roles)).size
-        actions = len(ACTIONS[self.action_kind](self.fleet).meanings)
+        if isinstance(self.network, Mlp):
+            size = Scaler(len(self.fleet.roles)).size
+            self.network.check(size, len(self.actions(self.fleet).meanings))
+        else:
+            size = Scaler(1).size
         for field in ("seen_low", "seen_high"):
             shape = getattr(self, field).shape
             if shape != (size,):
                 raise ArtifactError(
                     f"{path}/{HEADER}: observation.{field} has shape {shape}, expected ({size},)"
                 )
-        width = size
-        for index, layer in enumerate(self.layers):
-            if layer.weight.ndim != 2 or layer.weight.shape != (layer.bias.size, width):
-                raise ArtifactError(
-                    f"{path}/{HEADER}: network[{index}] has a weight of shape "
-                    f"{layer.weight.shape}, expected ({layer.bias.size}, {width})"
-                )
-            width = layer.bias.size
-        if width != actions:
-            raise ArtifactError(
-                f"{path}/{HEADER}: the network gives {width} scores for {actions} actions"
-            )
 
     def _verify(self, path: Path, golden: dict[str, Any]) -> None:
         observations = np.array(golden["observations"], dtype=np.float32)
@@ -187,13 +176,25 @@ class Artifact:
             raise ArtifactError(
                 f"{path}/{GOLDEN}: {len(observations)} observations, {len(expected)} scores"
             )
-        for row, (observation, scores) in enumerate(zip(observations, expected, strict=True)):
-            difference = float(np.abs(self.scores(observation) - scores).max())
+        if isinstance(self.network, Mlp):
+            found = [self.network.scores(observation) for observation in observations]
+        else:
+            placements = np.array(golden["placements"], dtype=np.float32)
+            found = list(map(self.network.scores, observations, placements))
+        for row, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+            difference = float(np.abs(ours - theirs).max())
             if not difference <= GOLDEN_TOLERANCE:
                 raise ArtifactError(
                     f"{path}/{GOLDEN}: scores of observation {row} differ by {difference:.2g}, "
                     f"more than {GOLDEN_TOLERANCE}"
                 )
+
+
+def _repeated(values: Float32Array, n_engines: int) -> Float32Array:
+    """Return values of a fleet from those in which an engine's fields stand once."""
+    parts = split(values)
+    engines = np.tile(parts["engines"][0], n_engines)
+    return np.concatenate([parts["cluster"], parts["conversation"], engines])
 
 
 def header_checksum(header: dict[str, Any]) -> str:

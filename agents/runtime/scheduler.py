@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from conserve_gym import rules
-from conserve_gym.actions import ACTIONS
-from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError, Float32Array
+from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError
+from conserve_gym.agents.runtime.mlp import Float32Array, Mlp
 from conserve_gym.deployment import DEFAULT_DEPLOYMENT
 from conserve_gym.fleet import Fleet
 from conserve_gym.ledger import Ledger, Placed
@@ -63,10 +63,7 @@ class Scheduler:
         self.deployment = artifact.deployment if artifact else DEFAULT_DEPLOYMENT
         self.decisions = self.fallbacks = 0
         if artifact:
-            self._actions = ACTIONS[artifact.action_kind](artifact.fleet)
-            self._scaler = Scaler(len(artifact.fleet.roles))
-            self._low = artifact.seen_low - SEEN_MARGIN
-            self._high = artifact.seen_high + SEEN_MARGIN
+            self._fit(artifact, artifact.fleet)
 
     @classmethod
     def load(cls, path: str | Path, *, strict: bool = True) -> Scheduler:
@@ -101,17 +98,31 @@ class Scheduler:
         artifact = self.artifact
         if artifact is None:
             return self._fall_back(observation, self._reason)
-        if observation.fleet != artifact.fleet:
-            return self._fall_back(observation, "the engines are not those of the training")
+        if observation.fleet is not self._fleet:
+            if not artifact.serves(observation.fleet):
+                return self._fall_back(observation, "the policy does not serve these engines")
+            self._fit(artifact, observation.fleet)
         scaled = self._scaler(observation.raw)
         # A NaN fails both comparisons.
         inside = (scaled >= self._low) & (scaled <= self._high)
         if not inside.all():
             return self._fall_back(observation, self._what_is_off(scaled, int(inside.argmin())))
-        scores = artifact.scores(scaled)
+        network = artifact.network
+        if isinstance(network, Mlp):
+            scores = network.scores(scaled)
+        else:
+            scores = network.scores(scaled, self._actions.table(observation))
         mask = self._actions.mask(observation)
         action = int(np.where(mask, scores, -np.inf).argmax())
         return Decision(self._actions.placement(observation, action), action, scores, "")
+
+    def _fit(self, artifact: Artifact, fleet: Fleet) -> None:
+        """Prepare to decide for a fleet that the policy serves."""
+        self._fleet = fleet
+        self._actions = artifact.actions(fleet)
+        self._scaler = Scaler(len(fleet.roles))
+        low, high = artifact.seen(len(fleet.roles))
+        self._low, self._high = low - SEEN_MARGIN, high + SEEN_MARGIN
 
     def _fall_back(self, observation: Observation, reason: str) -> Decision:
         self.fallbacks += 1

@@ -14,7 +14,6 @@ TINY = (
     "progress_bar=false",
     "workload.conversations=16",
     "agent.n_envs=2",
-    "agent.n_steps=64",
     "agent.batch_size=64",
     "agent.learning_rate=0.01",  # so that the policy does not stay near indifference
     "total_timesteps=256",
@@ -22,10 +21,15 @@ TINY = (
 )
 
 
+OFF_POLICY = ("agent.train_freq=4", "agent.gradient_steps=2", "agent.learning_starts=64")
+
+
 def compose_tiny(*overrides: str) -> DictConfig:
     """Return a training configuration of a few seconds."""
+    off_policy = any(override in ("agent=dqn", "agent=qrdqn") for override in overrides)
+    steps = OFF_POLICY if off_policy else ("agent.n_steps=64",)
     with hydra.initialize_config_module("conserve_gym.conf", version_base="1.3"):
-        return hydra.compose("train", [*TINY, *overrides])
+        return hydra.compose("train", [*TINY, *steps, *overrides])
 
 
 @pytest.fixture
@@ -34,14 +38,24 @@ def tiny_config() -> Callable[..., DictConfig]:
     return compose_tiny
 
 
-@pytest.fixture(scope="session", params=["conversation", "joint"])
+JOINT = ("environment=joint", "agent=maskable_ppo", "candidates.offload_above=[null,512]")
+RUNS: dict[str, tuple[str, ...]] = {
+    "conversation": (),
+    "joint": JOINT,
+    "conversation_scorer": ("agent.network=scorer",),
+    "joint_scorer": (*JOINT, "agent.network=scorer"),
+    "conversation_dqn": ("agent=dqn",),
+    "conversation_qrdqn_scorer": ("agent=qrdqn", "agent.network=scorer"),
+}
+
+
+@pytest.fixture(scope="session", params=RUNS)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a finished run, for each kind of action."""
+    """Return the folder of a finished run, for each kind of action and of network."""
     from conserve_gym.agents.training import train
 
     folder = tmp_path_factory.mktemp("runs") / str(request.param)
-    agent = "maskable_ppo" if request.param == "joint" else "ppo"
-    return train(compose_tiny(f"run={folder}", f"environment={request.param}", f"agent={agent}"))
+    return train(compose_tiny(f"run={folder}", *RUNS[request.param]))
 
 
 @pytest.fixture(scope="session")

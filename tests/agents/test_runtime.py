@@ -18,13 +18,20 @@ from safetensors.numpy import load_file
 from conserve_gym.agents import export as export_module
 from conserve_gym.agents.evaluation import play
 from conserve_gym.agents.learned import LearnedPolicy
-from conserve_gym.agents.runtime import artifact as artifact_module
-from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError
+from conserve_gym.agents.networks.exported import scores as framework_scores
+from conserve_gym.agents.networks.placement_view import view
+from conserve_gym.agents.networks.scorer import Scorer as TrainedScorer
+from conserve_gym.agents.policies import OtherFleetError, resolve
+from conserve_gym.agents.runtime import mlp as mlp_module
+from conserve_gym.agents.runtime import scorer as scorer_module
+from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError, _safetensors
 from conserve_gym.agents.runtime.scheduler import Scheduler, replay
+from conserve_gym.agents.runtime.scorer import Scorer
 from conserve_gym.envs.configuration import ConfigurationError, load_scenario
+from conserve_gym.fleet import Fleet, Role
 from conserve_gym.ledger import Ledger
 from conserve_gym.observation import FIELDS, Observation
-from conserve_gym.placement import Placement
+from conserve_gym.placement import Placement, as_table, candidates
 
 SCENARIO = ["workload.conversations=60", "arrivals.rate=1.6"]
 
@@ -72,32 +79,68 @@ def test_runtime_and_training_framework_choose_alike_on_10000_observations(
     learned = LearnedPolicy(run)
     rng = np.random.default_rng(0)
     observations = rng.random((10_000, learned.scaler.size), dtype=np.float32)
+    n_actions = len(learned.actions.meanings)
+    shown, placements = observations, None
+    if learned.network == "scorer":
+        placements = some_placements(learned, rng)
+        shown = np.stack([view(*pair) for pair in zip(observations, placements, strict=True)])
     # After a few steps of training one action may win everywhere, and agreement would say little:
     # spread the network's scores, and centre them.
     torch.manual_seed(0)
     with torch.no_grad():
-        learned.model.policy.action_net.weight.normal_()
-        scores = export_module._scores(learned.model, observations)
-        learned.model.policy.action_net.bias -= torch.from_numpy(scores.mean(axis=0))
+        network = what_scores(learned)
+        if isinstance(network, TrainedScorer):
+            for weight in network.parameters():
+                weight.normal_(std=0.2)
+            network.flags.weight *= 0.1  # else some offload_above wins everywhere
+            scores = framework_scores(learned.model, shown)
+            colocated = placements[..., 0] == placements[..., 1]
+            ahead = scores[colocated].mean() - scores[~colocated].mean()
+            network.score.bias[network.score.out_features // 2 :] -= ahead
+        else:
+            network.weight.normal_()
+            scores = framework_scores(learned.model, shown)
+            network.bias -= torch.from_numpy(scores.mean(axis=0))
     learned.model.save(run / "model.zip")
     export_module.export(run, run / "policy")
     runtime = Artifact.load(run / "policy")
 
-    n_actions = len(learned.actions.meanings)
     masks = rng.random((10_000, n_actions)) < 0.7
     masks[np.arange(10_000), rng.integers(0, n_actions, 10_000)] = True
     if learned.config.environment == "conversation":
         masks[:] = True
-        theirs = learned.model.predict(observations, deterministic=True)[0]
+        theirs = learned.model.predict(shown, deterministic=True)[0]
     else:
-        theirs = learned.model.predict(observations, deterministic=True, action_masks=masks)[0]
-    masked = np.where(masks, [runtime.scores(observation) for observation in observations], -np.inf)
+        theirs = learned.model.predict(shown, deterministic=True, action_masks=masks)[0]
+    arguments = (observations,) if placements is None else (observations, placements)
+    masked = np.where(masks, list(map(runtime.network.scores, *arguments)), -np.inf)
     ours = masked.argmax(axis=1)
-    assert (np.bincount(ours, minlength=n_actions) > 500).all(), "every action must be chosen"
+    assert (np.bincount(ours, minlength=n_actions) > 250).all(), "every action must be chosen"
     best_two = np.sort(masked, axis=1)[:, -2:]
     tied = best_two[:, 1] - best_two[:, 0] < 1e-5  # sums in another order may swap these
     assert tied.sum() < 10
     np.testing.assert_array_equal(ours[~tied], theirs[~tied])
+
+
+def what_scores(learned: LearnedPolicy) -> torch.nn.Linear | TrainedScorer:
+    """Return the scorer, or the last layer of a perceptron."""
+    policy = learned.model.policy
+    if hasattr(policy, "quantile_net"):
+        return policy.quantile_net.quantile_net
+    if hasattr(policy, "q_net"):
+        return policy.q_net.q_net[-1]
+    return getattr(policy.mlp_extractor, "scorer", policy.action_net)
+
+
+def some_placements(learned: LearnedPolicy, rng: np.random.Generator) -> np.ndarray:
+    """Return 10,000 tables of placements: the static one, or any two."""
+    if learned.config.environment == "joint":
+        return np.tile(as_table(candidates(learned.fleet, (np.inf, 512.0))), (10_000, 1, 1))
+    to = rng.integers(1, 4, 10_000)
+    table = np.ones((10_000, 2, 3), dtype=np.float32)
+    table[:, 0, 0] = table[:, 0, 1] = table[:, 1, 1] = to
+    table[:, 1, 0] = 0
+    return table
 
 
 def test_both_play_an_episode_alike(trained: Path, exported: Path) -> None:
@@ -164,12 +207,25 @@ def test_falls_back_to_the_rule_and_says_why(exported: Path) -> None:
 
     raw[:] = before
     assert scheduler.decision(observation).fallback == ""
+
+
+def test_a_perceptron_does_not_serve_another_fleet_and_says_so(exported: Path) -> None:
+    scheduler, observation = observation_of(exported)
+    scheduler.reset(0)
+    if isinstance(scheduler.artifact.network, Scorer):
+        pytest.skip("a scorer serves any fleet")
     other = load_scenario(["cluster=a40_4mixed"]).cluster.fleet(scheduler.deployment)
     strange = Observation(
-        observation.time, 0, 0, other, raw, observation.free_kv_tokens, observation.open_to
+        observation.time,
+        0,
+        0,
+        other,
+        observation.raw,
+        observation.free_kv_tokens,
+        observation.open_to,
     )
     assert "engines" in scheduler.decision(strange).fallback
-    assert scheduler.fallbacks == 3
+    assert scheduler.fallbacks == 1
 
 
 def test_a_router_without_a_door_decides_when_every_decoder_is_full(exported: Path) -> None:
@@ -209,9 +265,12 @@ def damaged(exported: Path, tmp_path: Path) -> Path:
 
 def test_a_zip_loads_like_the_folder(exported: Path, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "policy"), "zip", exported)
-    zeros = np.zeros(Scheduler.load(exported)._scaler.size, dtype=np.float32)
     one, other = Artifact.load(exported), Artifact.load(archive)
-    np.testing.assert_array_equal(one.scores(zeros), other.scores(zeros))
+    scheduler, observation = observation_of(exported)
+    np.testing.assert_array_equal(
+        scheduler.decision(observation).scores, Scheduler(other).decision(observation).scores
+    )
+    assert one.header == other.header
     whole = Path(archive).read_bytes()
     Path(archive).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ArtifactError, match="whole zip"):
@@ -242,8 +301,8 @@ def test_a_missing_corrupt_or_truncated_file_is_one_clear_error(
     [
         (lambda h: h.update(schema=99), "schema=99"),
         (lambda h: h.pop("network"), "no field 'network'"),
-        (lambda h: h["network"][0].update(activation="swish"), "activation='swish'"),
-        (lambda h: h["network"][0].update(weight="nowhere"), "nowhere"),
+        (lambda h: h["network"].update(kind="oracle"), "network.kind='oracle'"),
+        (lambda h: h["actions"].pop("offload_above"), "no field 'offload_above'"),
         (lambda h: h["observation"]["fields"][3].update(unit="ms"), "field 3, unit='ms'"),
         (lambda h: h["observation"]["fields"].pop(), "another observation table"),
         (lambda h: h["observation"]["fleet"].update(roles=["prefill"] * 4), "no engine decodes"),
@@ -266,10 +325,27 @@ def test_a_header_that_is_not_ours_names_the_field(
         Scheduler.load(copy)
 
 
+def test_a_network_that_does_not_fit_names_the_weight(exported: Path, tmp_path: Path) -> None:
+    copy = damaged(exported, tmp_path)
+    header = json.loads((copy / "policy.json").read_text())
+    network = header["network"]
+    if network["kind"] == "mlp":
+        network["layers"][0]["activation"] = "swish"
+        says = "activation='swish'"
+    else:
+        network["hidden"] += 1
+        says = r"prefiller\.weight has shape \(64, 64\), expected \(65, 64\)"
+    (copy / "policy.json").write_text(json.dumps(header))
+    with pytest.raises(ArtifactError, match=says):
+        Artifact.load(copy)
+
+
 def test_golden_vectors_catch_another_evaluator(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(artifact_module._ACTIVATIONS, "tanh", np.sin)
+    monkeypatch.setitem(mlp_module.ACTIVATIONS, "tanh", np.sin)
+    monkeypatch.setitem(mlp_module.ACTIVATIONS, "relu", np.abs)
+    monkeypatch.setattr(scorer_module, "_relu", np.abs)
     with pytest.raises(ArtifactError, match=r"golden\.json: scores of observation"):
         Artifact.load(exported)
 
@@ -289,11 +365,10 @@ def test_without_strictness_the_rule_takes_over(
 
 def test_our_reader_reads_what_the_safetensors_package_wrote(exported: Path) -> None:
     theirs = load_file(exported / "weights.safetensors")
-    layers = Artifact.load(exported).layers
-    assert len(theirs) == 2 * len(layers)
-    for index, layer in enumerate(layers):
-        np.testing.assert_array_equal(theirs[f"policy.{index}.weight"], layer.weight)
-        np.testing.assert_array_equal(theirs[f"policy.{index}.bias"], layer.bias)
+    ours = _safetensors(exported, (exported / "weights.safetensors").read_bytes())
+    assert theirs.keys() == ours.keys()
+    for name, weight in theirs.items():
+        np.testing.assert_array_equal(weight, ours[name])
 
 
 def test_the_header_documents_every_field(exported: Path) -> None:
@@ -316,3 +391,37 @@ def test_export_replaces_an_export_and_nothing_else(trained: Path, tmp_path: Pat
     with pytest.raises(ConfigurationError, match="not an exported policy"):
         export_module.export(trained, target)
     assert (target / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("cluster", ["a40_2p2d", "a40_1p7d", "a40_4mixed"])
+def test_a_scorer_plays_on_other_fleets_as_the_training_framework_does(
+    trained: Path, exported: Path, cluster: str
+) -> None:
+    scenario = load_scenario([*SCENARIO, f"cluster={cluster}"])
+    if not trained.name.endswith("scorer"):
+        for path in (trained, exported):
+            with pytest.raises(OtherFleetError, match="was trained for engines"):
+                resolve(str(path), scenario.cluster)
+        return
+    scheduler = resolve(str(exported), scenario.cluster)
+    learned = resolve(str(trained), scenario.cluster)
+    assert isinstance(scheduler, Scheduler) and isinstance(learned, LearnedPolicy)
+    assert scheduler.artifact is not None
+    # Nothing is outside of what training saw, so that the network decides every time.
+    everything = replace(
+        scheduler.artifact,
+        seen_low=np.zeros_like(scheduler.artifact.seen_low),
+        seen_high=np.ones_like(scheduler.artifact.seen_high),
+    )
+    ours = play(scenario, Scheduler(everything), 0)
+    assert ours.metrics["fallback_pct"] == 0.0
+    assert ours.ledger.digest() == play(scenario, learned, 0).ledger.digest()
+
+
+def test_a_policy_serves_no_fleet_that_lacks_its_actions(exported: Path) -> None:
+    artifact = Artifact.load(exported)
+    serves_any = exported.parent.name.endswith("scorer")
+    assert (artifact.header["observation"]["serves"] == "any fleet") is serves_any
+    decoders = Fleet((Role.DECODE, Role.DECODE), (308_448, 308_448))
+    assert artifact.serves(artifact.fleet)
+    assert artifact.serves(decoders) is (exported.parent.name == "joint_scorer")

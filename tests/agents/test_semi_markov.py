@@ -6,13 +6,15 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from sb3_contrib import QRDQN
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 
 from conserve_gym.agents.semi_markov import (
     RecordTime,
     TimeDiscountMaskableRolloutBuffer,
+    TimeDiscountReplayBuffer,
     TimeDiscountRolloutBuffer,
 )
 
@@ -95,3 +97,65 @@ def test_times_are_recorded_with_their_own_transition() -> None:
     model.learn(30, callback=RecordTime())
     expected = np.tile(np.arange(1.0, 11.0), 3)
     np.testing.assert_array_equal(model.rollout_buffer.dt.ravel(), expected)
+
+
+@pytest.mark.parametrize("algorithm", [DQN, QRDQN])
+def test_a_replayed_transition_has_the_discount_of_its_own_time(algorithm: type[DQN]) -> None:
+    model = algorithm(
+        "MlpPolicy",
+        _Clockwork(),
+        buffer_size=16,
+        learning_starts=4,
+        batch_size=4,
+        replay_buffer_class=TimeDiscountReplayBuffer,
+        replay_buffer_kwargs={"gamma": 0.9},
+        device="cpu",
+        seed=0,
+    )
+    model.learn(20)
+    buffer = model.replay_buffer
+    # 20 transitions in 16 places: the first four are those of seconds 7 to 10.
+    expected = np.concatenate([np.arange(7.0, 11.0), np.arange(5.0, 11.0), np.arange(1.0, 7.0)])
+    np.testing.assert_array_equal(buffer.dt.ravel(), expected)
+    sample = buffer._get_samples(np.arange(16))
+    np.testing.assert_allclose(sample.discounts.numpy().ravel(), 0.9**expected, rtol=1e-6)
+    np.testing.assert_array_equal(sample.dones.numpy().ravel(), expected == 10.0)
+
+
+def test_a_value_is_learnt_that_counts_the_seconds() -> None:
+    model = DQN(
+        "MlpPolicy",
+        _TwoSteps(),
+        learning_starts=10,
+        batch_size=32,
+        train_freq=1,
+        learning_rate=0.01,
+        target_update_interval=20,
+        replay_buffer_class=TimeDiscountReplayBuffer,
+        replay_buffer_kwargs={"gamma": 0.5},
+        device="cpu",
+        seed=0,
+    )
+    model.learn(600)
+    with torch.no_grad():
+        first, second = model.q_net(torch.tensor([[0.0], [1.0]])).max(dim=1).values.tolist()
+    assert second == pytest.approx(1.0, abs=0.05)
+    assert first == pytest.approx(0.5**2, abs=0.05)  # two seconds before
+
+
+class _TwoSteps(gymnasium.Env):
+    """A step of two seconds, then one that brings a reward of 1."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 1.0, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.second = False
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        if self.second:
+            return np.zeros(1, np.float32), 1.0, True, False, {"dt": 7.0}
+        self.second = True
+        return np.ones(1, np.float32), 0.0, False, False, {"dt": 2.0}

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from conserve_gym.agents import callbacks, run_folder
 from conserve_gym.agents.evaluation import play
@@ -60,11 +61,16 @@ def test_another_seed_gives_other_weights(
     assert not all(one.equal(other) for one, other in zip(mine, theirs, strict=True))
 
 
+@pytest.mark.parametrize("algorithm", [PPO, DQN])
 def test_a_stopped_run_goes_on_from_its_checkpoint(
-    tiny_config: TinyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_config: TinyConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    algorithm: type[BaseAlgorithm],
 ) -> None:
     folder = tmp_path / "run"
-    config = tiny_config(f"run={folder}", "total_timesteps=640")
+    agent = f"agent={algorithm.__name__.lower()}"
+    config = tiny_config(agent, f"run={folder}", "total_timesteps=640")
 
     class StoppedError(Exception):
         pass
@@ -84,7 +90,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
     checkpoint = latest_checkpoint(folder)
     assert checkpoint is not None
     assert 400 - int(checkpoint.stem) <= config.checkpoint_every
-    range_before = PPO.load(checkpoint, device="cpu").observed_high
+    range_before = algorithm.load(checkpoint, device="cpu").observed_high
 
     steps: list[int] = []
 
@@ -99,7 +105,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
     first, second = json.loads((folder / "run.json").read_text())
     assert (first["steps_done"], second["steps_done"]) == (0, int(checkpoint.stem))
     assert first["episode_seed"] != second["episode_seed"]
-    model = PPO.load(folder / "model.zip", device="cpu")
+    model = algorithm.load(folder / "model.zip", device="cpu")
     assert model.num_timesteps == 640
     assert (np.asarray(model.observed_high) >= range_before).all()
 
@@ -146,6 +152,7 @@ def test_training_never_plays_an_episode_of_the_evaluation(
     [
         ("environment=walls", "environment='walls'"),
         ("agent.algorithm=sarsa", "agent.algorithm='sarsa'"),
+        ("agent.network=attention", "agent.network='attention'"),
         ("discount.kind=none", "discount.kind='none'"),
         ("+agent.learning_rat=1", "learning_rat"),
         ("discount.horizon_s=0", "discount.horizon_s=0"),
@@ -159,6 +166,8 @@ def test_training_never_plays_an_episode_of_the_evaluation(
         ("checkpoint_every=100", "checkpoint_every=100"),
         ("seed=-1", "seed=-1"),
         ("environment=joint", "agent=maskable_ppo"),
+        ("agent.n_steps=null", "agent.algorithm=ppo takes n_steps"),
+        ("agent.algorithm=dqn", "agent.algorithm=dqn takes train_freq"),
     ],
 )
 def test_wrong_settings_name_key_and_value(
@@ -189,10 +198,11 @@ def test_a_truncated_or_foreign_model_is_one_clear_error(
         LearnedPolicy(tmp_path)
 
 
+@pytest.mark.parametrize("agent", [("agent=ppo",), ("agent=dqn", "agent.network=scorer")])
 def test_a_policy_that_decides_every_turn_is_trained_and_played(
-    tiny_config: TinyConfig, tmp_path: Path
+    tiny_config: TinyConfig, tmp_path: Path, agent: tuple[str, ...]
 ) -> None:
-    run = train(tiny_config(f"run={tmp_path / 'run'}", "environment=turn", "total_timesteps=256"))
+    run = train(tiny_config(*agent, f"run={tmp_path / 'run'}", "environment=turn"))
     policy = LearnedPolicy(run)
     assert policy.deployment.decides_every_turn
     small = load_scenario(["workload.conversations=6"])

@@ -20,6 +20,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 import conserve_gym.envs  # noqa: F401 - registers the environments
 from conserve_gym.envs import placement_env
 from conserve_gym.envs.configuration import ConfigurationError, Scenario, load_scenario
+from conserve_gym.ledger import Placed
 from conserve_gym.observation import FIELDS, FIELDS_OF
 from conserve_gym.registration import ENVIRONMENTS
 
@@ -151,6 +152,35 @@ def test_mask_leaves_out_full_decoders_and_an_action_against_it_is_carried_out()
         _, _, terminated, _, _ = env.step(np.int64(2))
 
 
+@pytest.mark.parametrize("identifier", IDS)
+def test_placements_are_those_that_the_actions_take(identifier: str) -> None:
+    env = gymnasium.make(identifier, scenario=SMALL).unwrapped
+    env.reset(seed=0)
+    terminated, taken = False, 0
+    while not terminated:
+        action = np.int64(taken % env.action_space.n)
+        row = env.placements()[action]
+        _, _, terminated, _, _ = env.step(action)
+        placed = [event for event in env.cluster.ledger if isinstance(event, Placed)][taken]
+        assert row.tolist() == [placed.prefill_at, placed.decode_at, 1.0]
+        taken += 1
+
+
+def test_joint_actions_offload_later_turns_where_the_scenario_says() -> None:
+    env = gymnasium.make(
+        "conserve_gym/JointPlacement-v0", scenario=[*SMALL, "candidates.offload_above=[null,16]"]
+    ).unwrapped
+    assert env.action_space.n == 3 * (1 + 2)
+    transfers = {}
+    for action in (1, 2):
+        env.reset(seed=0)
+        terminated = False
+        while not terminated:
+            _, _, terminated, _, info = env.step(np.int64(action))
+        transfers[action] = info["metrics"]["kv_moves_per_conversation"]
+    assert transfers[1] == 1.0 < transfers[2]
+
+
 def test_the_documentation_has_every_observation_field() -> None:
     for identifier in IDS:
         env = gymnasium.make(identifier, scenario=SMALL).unwrapped
@@ -280,6 +310,11 @@ def test_a_picture_changes_nothing_and_neither_does_a_copy() -> None:
         (["cluster.engines.0.role=decode"], "cannot disaggregate"),
         (["reward.attained=much"], "reward.attained"),
         (["deployment.reservation=all"], "deployment"),
+        (["candidates.offload_above=[null,-1]"], r"candidates.offload_above.1.*=-1"),
+        (["candidates.offload_above=[8,8]"], "twice"),
+        (["candidates.offload_above=[]"], r"candidates.offload_above=\[\]"),
+        (["candidates.offload_above=512"], "candidates.offload_above=512"),
+        (["candidates.offload_above=[.nan]"], "candidates.offload_above"),
     ],
 )
 def test_a_wrong_scenario_is_one_clear_error(scenario: list[str], says: str) -> None:

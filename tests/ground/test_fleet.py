@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
+from conserve_gym.actions import actions_of
 from conserve_gym.fleet import Fleet, Role
-from conserve_gym.placement import Placement, candidates
+from conserve_gym.placement import Placement, as_table, candidates
 
 P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED
 
@@ -50,8 +52,19 @@ def test_lengths_must_agree() -> None:
 
 
 def test_a_fleet_reads_back_from_json() -> None:
-    original = Fleet((P, D, M), (1, 2, 3))
-    assert Fleet.from_json(**json.loads(json.dumps(original.to_json()))) == original
+    original = Fleet((P, D, M), (1, 2, 3), (0.1, 1.0, 0.3), (1.0, 0.7, 0.2))
+    back = Fleet.from_json(**json.loads(json.dumps(original.to_json())))
+    assert back == original
+    assert back.to_json() == original.to_json()
+
+
+def test_speeds_are_shares_of_the_fastest_and_equal_if_not_given() -> None:
+    assert fleet(P, D).prefill_speeds == fleet(P, D).decode_speeds == (1.0, 1.0)
+    with pytest.raises(ValueError, match="2 roles for 1 decode_speeds"):
+        Fleet((P, D), (1, 2), decode_speeds=(1.0,))
+    for wrong in (0.0, 1.5, math.nan):
+        with pytest.raises(ValueError, match="prefill_speeds"):
+            Fleet((P, D), (1, 2), prefill_speeds=(1.0, wrong))
 
 
 def test_candidates_are_colocation_then_every_prefiller_of_each_decoder() -> None:
@@ -63,6 +76,36 @@ def test_candidates_are_colocation_then_every_prefiller_of_each_decoder() -> Non
         Placement(0, 2),
     )
     assert candidates(fleet(D)) == (Placement(0, 0),)
+
+
+def test_candidates_offload_later_turns_only_where_the_first_is_prefilled_away() -> None:
+    assert candidates(fleet(P, D), (math.inf, 512.0)) == (
+        Placement(1, 1),
+        Placement(0, 1),
+        Placement(0, 1, 512.0),
+    )
+
+
+def test_placements_as_networks_see_them() -> None:
+    table = as_table(candidates(fleet(P, D), (math.inf, 511.0, 0.0)))
+    expected = [[1, 1, 1], [0, 1, 1], [0, 1, 0.5], [0, 1, 0]]
+    np.testing.assert_allclose(table, expected, atol=1e-6)
+
+
+def test_actions_of_each_kind() -> None:
+    joint = actions_of("joint", fleet(P, D, D), (math.inf, 512.0))
+    assert joint.meanings[:3] == (
+        "colocate at 1",
+        "prefill at 0, decode at 1",
+        "prefill at 0, decode at 1; later turns with 512 new tokens or more as well",
+    )
+    assert len(joint.meanings) == 6
+    for kind in ("conversation", "turn"):
+        assert len(actions_of(kind, fleet(P, D, D), (math.inf, 512.0)).meanings) == 2
+        with pytest.raises(ValueError, match="cannot disaggregate"):
+            actions_of(kind, fleet(D, D))
+    with pytest.raises(ValueError, match="kind='telepathy'"):
+        actions_of("telepathy", fleet(P, D))
 
 
 @pytest.mark.parametrize(

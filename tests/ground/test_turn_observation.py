@@ -100,3 +100,19 @@ def test_a_prompt_waits_with_what_its_engine_has_to_compute(
     ledger.append(TurnArrived(3.0, 8, 0, 10, 10))
     seen = observer.observe(3.0, 8)
     assert seen.engine_field("prompt_in_flight").tolist() == [waiting, 0, 0]
+
+
+def test_what_is_known_of_engines_beforehand() -> None:
+    fleet = Fleet((Role.PREFILL, Role.MIXED), (5, 7), (1.0, 0.25), (0.5, 1.0))
+    ledger = Ledger()
+    ledger.append(TurnArrived(0.0, 7, 0, 100, 100))
+    seen = Observer(ledger, fleet).observe(0.0, 7)
+    expected = {
+        "prefills_for_others": [1, 1],
+        "decodes": [0, 1],
+        "kv_capacity": [5, 7],
+        "prefill_speed": [1.0, 0.25],
+        "decode_speed": [0.5, 1.0],
+    }
+    for name, values in expected.items():
+        assert seen.engine_field(name).tolist() == values

@@ -291,3 +291,15 @@ def test_every_field_of_a_deployment_can_be_set_without_a_plus() -> None:
     names = [field.name for field in fields(Deployment)]
     overrides = [f"deployment.{name}={DEFAULT_DEPLOYMENT.to_json()[name]}" for name in names]
     assert load_scenario(overrides).deployment == load_scenario().deployment == DEFAULT_DEPLOYMENT
+
+
+def test_a_fleet_knows_how_fast_its_engines_are_beside_the_fastest() -> None:
+    alike = load_scenario(["cluster=a40_1p3d"]).cluster.fleet(DEFAULT_DEPLOYMENT)
+    assert alike.prefill_speeds == alike.decode_speeds == (1.0,) * 4
+    unlike = load_scenario(["cluster=h100_prefill_a100_decode"]).cluster
+    h100, a100 = (StepTime(unlike.tier(engine)) for engine in unlike.engines)
+    fleet = unlike.fleet(Deployment(all_mixed=True))
+    assert fleet.prefill_speeds == (1.0, *[h100.step(8192, 0) / a100.step(8192, 0)] * 3)
+    decoding = (0, 0, 32, 32 * 8192)
+    assert fleet.decode_speeds == (1.0, *[h100.step(*decoding) / a100.step(*decoding)] * 3)
+    assert all(0.2 < speed < 0.7 for speed in fleet.prefill_speeds[1:] + fleet.decode_speeds[1:])

@@ -1,0 +1,66 @@
+"""Algorithms and networks, by the names that a configuration gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+from sb3_contrib import QRDQN, MaskablePPO
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.buffers import BaseBuffer
+
+from conserve_gym.agents.networks.action_values import ScorerQPolicy, ScorerQuantilePolicy
+from conserve_gym.agents.networks.actor_critic import MaskableScorerPolicy, ScorerPolicy
+from conserve_gym.agents.networks.placement_view import PlacementView
+from conserve_gym.agents.semi_markov import (
+    TimeDiscountMaskableRolloutBuffer,
+    TimeDiscountReplayBuffer,
+    TimeDiscountRolloutBuffer,
+)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One of Stable-Baselines3's.
+
+    Attributes:
+        model: The algorithm.
+        buffer: Where it keeps transitions under a discount by time.
+        policies: Its policy for each network.
+        masked: Whether it takes masks of actions.
+        on_policy: Whether it learns from its own latest steps alone.
+    """
+
+    model: Any
+    buffer: type[BaseBuffer]
+    policies: Mapping[str, Any]
+    masked: bool = False
+    on_policy: bool = True
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "ppo": Algorithm(PPO, TimeDiscountRolloutBuffer, {"mlp": "MlpPolicy", "scorer": ScorerPolicy}),
+    "maskable_ppo": Algorithm(
+        MaskablePPO,
+        TimeDiscountMaskableRolloutBuffer,
+        {"mlp": "MlpPolicy", "scorer": MaskableScorerPolicy},
+        masked=True,
+    ),
+    "dqn": Algorithm(
+        DQN,
+        TimeDiscountReplayBuffer,
+        {"mlp": "MlpPolicy", "scorer": ScorerQPolicy},
+        on_policy=False,
+    ),
+    "qrdqn": Algorithm(
+        QRDQN,
+        TimeDiscountReplayBuffer,
+        {"mlp": "MlpPolicy", "scorer": ScorerQuantilePolicy},
+        on_policy=False,
+    ),
+}
+
+VIEWS: dict[str, Any] = {"mlp": gymnasium.wrappers.FlattenObservation, "scorer": PlacementView}
+"""What each network is shown of an environment."""

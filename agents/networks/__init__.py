@@ -1,0 +1,1 @@
+"""Networks for Stable-Baselines3 that score every placement with the same weights."""

@@ -1,0 +1,78 @@
+"""What a scorer is given: the observation and the placements to score, as one vector."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+
+from conserve_gym.envs.placement_env import ObservationDict, PlacementEnv
+from conserve_gym.observation import FIELDS_OF, GROUPS
+from conserve_gym.placement import PLACEMENT_COLUMNS
+
+N_CONTEXT = len(FIELDS_OF["cluster"]) + len(FIELDS_OF["conversation"])
+N_ENGINE = len(FIELDS_OF["engines"])
+
+
+def view(
+    observation: npt.NDArray[np.float32], placements: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Return a flat scaled observation followed by the rows of the placements."""
+    return np.concatenate([observation, placements.ravel()])
+
+
+def view_space(n_engines: int, n_placements: int) -> spaces.Box:
+    """Return the space of such vectors."""
+    highest = np.ones((n_placements, PLACEMENT_COLUMNS), dtype=np.float32)
+    highest[:, :2] = n_engines - 1
+    high = view(np.ones(N_CONTEXT + n_engines * N_ENGINE, dtype=np.float32), highest)
+    return spaces.Box(np.zeros_like(high), high)
+
+
+class PlacementView(
+    gymnasium.ObservationWrapper[npt.NDArray[np.float32], np.int64, ObservationDict]
+):
+    """Flattens observations and adds what each action would do.
+
+    Args:
+        env: The environment.
+    """
+
+    def __init__(self, env: PlacementEnv) -> None:
+        """Lay out the space."""
+        super().__init__(env)
+        space: spaces.Space[Any] = view_space(len(env.fleet.roles), len(env.actions.meanings))
+        self.observation_space = space
+
+    def observation(self, observation: ObservationDict) -> npt.NDArray[np.float32]:
+        """Return the observation and the placements as one vector."""
+        flat = np.concatenate([observation[group].ravel() for group in GROUPS])
+        return view(flat, cast(PlacementEnv, self.env).placements())
+
+
+class Seen(NamedTuple):
+    """The parts of a batch of such vectors.
+
+    Attributes:
+        context: Fields of the cluster and of the conversation, (batch, fields).
+        engines: Fields of the engines, (batch, engines, fields).
+        placements: Rows of the placements, (batch, placements, columns).
+    """
+
+    context: torch.Tensor
+    engines: torch.Tensor
+    placements: torch.Tensor
+
+
+def parts(views: torch.Tensor, n_placements: int) -> Seen:
+    """Take a batch of such vectors apart; the number of engines follows from the length."""
+    rows = views.shape[1] - n_placements * PLACEMENT_COLUMNS
+    return Seen(
+        views[:, :N_CONTEXT],
+        views[:, N_CONTEXT:rows].reshape(len(views), -1, N_ENGINE),
+        views[:, rows:].reshape(len(views), n_placements, PLACEMENT_COLUMNS),
+    )

@@ -1,0 +1,117 @@
+"""A network that scores placements one by one with the same weights: it serves any fleet.
+
+What its layers mean is written at the module that is trained, ``agents/networks/scorer.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conserve_gym.observation import FIELDS_OF
+
+Float32Array = npt.NDArray[np.float32]
+
+_N_CONTEXT = len(FIELDS_OF["cluster"]) + len(FIELDS_OF["conversation"])
+_N_ENGINE = len(FIELDS_OF["engines"])
+
+_BLOCK = 512  # placements at a time: on 64 mixed engines, three times as fast as all 4,096 at once
+
+
+class Scorer:
+    """Scores placements.
+
+    Args:
+        tensors: Its weights by name, of the shapes of ``shapes``.
+    """
+
+    def __init__(self, tensors: Mapping[str, Float32Array]) -> None:
+        """Lay the weights out for rows of engines and of placements."""
+        self._engine = _transposed(tensors["cluster.engine.weight"])
+        self._context = tensors["cluster.context.weight"]
+        self._context_bias = tensors["cluster.context.bias"]
+        self._embedding = _transposed(tensors["cluster.embedding.weight"])
+        self._embedding_bias = tensors["cluster.embedding.bias"]
+        self._prefiller = _transposed(tensors["prefiller.weight"])
+        self._decoder = _transposed(tensors["decoder.weight"])
+        self._flags = _transposed(tensors["flags.weight"])
+        self._summary = tensors["summary.weight"]
+        self._summary_bias = tensors["summary.bias"]
+        self._score = _transposed(tensors["score.weight"])
+        self._score_bias = tensors["score.bias"]
+
+    def scores(self, scaled: Float32Array, placements: Float32Array) -> Float32Array:
+        """Return one score a placement.
+
+        Args:
+            scaled: Scaled observation of a fleet of any size, (fields,).
+            placements: As ``conserve_gym.placement.as_table`` gives them, (placements, 3).
+        """
+        context, engines = scaled[:_N_CONTEXT], scaled[_N_CONTEXT:].reshape(-1, _N_ENGINE)
+        hidden: Float32Array = engines @ self._engine
+        hidden += self._context @ context + self._context_bias
+        embeddings: Float32Array = _relu(hidden) @ self._embedding
+        embeddings += self._embedding_bias
+        _relu(embeddings)
+        mean = embeddings.sum(axis=0) / np.float32(len(embeddings))
+        summary = np.concatenate((mean, embeddings.max(axis=0), context))
+
+        ends = placements[:, :2].astype(np.intp)
+        at, to = ends[:, 0], ends[:, 1]
+        colocated = at == to
+        flags = np.column_stack((colocated, placements[:, 2])).astype(np.float32)
+        decoder = embeddings @ self._decoder
+        decoder += self._summary @ summary + self._summary_bias
+        prefiller = embeddings @ self._prefiller
+        both = np.empty((len(placements), 2), dtype=np.float32)
+        for start in range(0, len(placements), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            between: Float32Array = prefiller.take(at[rows], axis=0)
+            between += decoder.take(to[rows], axis=0)
+            between += flags[rows] @ self._flags
+            both[rows] = _relu(between) @ self._score
+        both += self._score_bias
+        return np.where(colocated, both[:, 1], both[:, 0])
+
+    @classmethod
+    def from_header(cls, network: Mapping[str, Any], tensors: Mapping[str, Float32Array]) -> Scorer:
+        """Build it from a header's ``network``.
+
+        Raises:
+            ValueError: A weight has another shape than the header says.
+        """
+        for name, shape in shapes(network["embedding"], network["hidden"]).items():
+            if tensors[name].shape != shape:
+                raise ValueError(
+                    f"network: {name} has shape {tensors[name].shape}, expected {shape}"
+                )
+        return cls(tensors)
+
+
+def shapes(embedding: int, hidden: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight, given the widths of embeddings and of the layer after."""
+    return {
+        "cluster.engine.weight": (embedding, _N_ENGINE),
+        "cluster.context.weight": (embedding, _N_CONTEXT),
+        "cluster.context.bias": (embedding,),
+        "cluster.embedding.weight": (embedding, embedding),
+        "cluster.embedding.bias": (embedding,),
+        "prefiller.weight": (hidden, embedding),
+        "decoder.weight": (hidden, embedding),
+        "flags.weight": (hidden, 2),
+        "summary.weight": (hidden, 2 * embedding + _N_CONTEXT),
+        "summary.bias": (hidden,),
+        "score.weight": (2, hidden),
+        "score.bias": (2,),
+    }
+
+
+def _transposed(weight: Float32Array) -> Float32Array:
+    return np.ascontiguousarray(weight.T)
+
+
+def _relu(values: Float32Array) -> Float32Array:
+    return np.maximum(values, np.float32(0.0), out=values)

@@ -1,0 +1,112 @@
+"""The scorer: permuting engines permutes scores, and weights fit any number of engines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from conserve_gym.agents.networks.actor_critic import MaskableScorerPolicy, ScorerPolicy
+from conserve_gym.agents.networks.placement_view import N_CONTEXT, N_ENGINE, view, view_space
+from conserve_gym.agents.networks.scorer import Scorer
+from conserve_gym.agents.runtime.scorer import Scorer as RuntimeScorer
+from conserve_gym.agents.runtime.scorer import shapes
+from conserve_gym.fleet import Fleet, Role
+from conserve_gym.placement import as_table, candidates
+
+
+def policy_for(kind: type[ActorCriticPolicy], n_engines: int, n_placements: int):
+    space = view_space(n_engines, n_placements)
+    torch.manual_seed(0)
+    policy = kind(space, spaces.Discrete(n_placements), lambda _: 1e-3, net_arch=[8, 16])
+    with torch.no_grad():  # the initial scores are all but equal
+        policy.mlp_extractor.scorer.score.weight.normal_()
+    return policy
+
+
+def scores_and_value(policy, seen: np.ndarray) -> tuple[np.ndarray, float]:
+    batch = torch.from_numpy(seen)[None]
+    with torch.no_grad():
+        scores = policy.get_distribution(batch).distribution.logits[0].numpy()
+        return scores, float(policy.predict_values(batch))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    roles=st.lists(st.sampled_from(list(Role)), min_size=1, max_size=9).filter(
+        lambda roles: any(role.decodes for role in roles)
+    ),
+    seed=st.integers(0, 2**32 - 1),
+    kind=st.sampled_from([ScorerPolicy, MaskableScorerPolicy]),
+)
+def test_permuting_engines_permutes_scores_and_keeps_the_value(
+    roles: list[Role], seed: int, kind: type[ActorCriticPolicy]
+) -> None:
+    rng = np.random.default_rng(seed)
+    n = len(roles)
+    order = rng.permutation(n)  # engine order[i] becomes engine i
+    now_at = np.argsort(order)
+    context = rng.random(N_CONTEXT, dtype=np.float32)
+    engines = rng.random((n, N_ENGINE), dtype=np.float32)
+    offload_above = (np.inf, 512.0, 0.0)
+    before = candidates(Fleet(tuple(roles), (1,) * n), offload_above)
+    after = candidates(Fleet(tuple(roles[i] for i in order), (1,) * n), offload_above)
+    moved = [
+        after.index(p._replace(prefill_at=now_at[p.prefill_at], decode_at=now_at[p.decode_at]))
+        for p in before
+    ]
+
+    policy = policy_for(kind, n, len(before))
+    flat = np.concatenate([context, engines.ravel()])
+    scores, value = scores_and_value(policy, view(flat, as_table(before)))
+    flat = np.concatenate([context, engines[order].ravel()])
+    permuted_scores, permuted_value = scores_and_value(policy, view(flat, as_table(after)))
+    np.testing.assert_allclose(permuted_scores[moved], scores, atol=1e-5)
+    assert permuted_value == pytest.approx(value, abs=1e-5)
+    if len(before) > 1:
+        assert np.ptp(scores) > 1e-3
+
+
+def test_the_same_weights_fit_2_and_64_engines() -> None:
+    small, large = (policy_for(MaskableScorerPolicy, *size) for size in ((2, 2), (64, 800)))
+    large.load_state_dict(small.state_dict())
+    rng = np.random.default_rng(0)
+    context = rng.random(N_CONTEXT, dtype=np.float32)
+    engines = np.tile(rng.random(N_ENGINE, dtype=np.float32), 2)
+    row = as_table(candidates(Fleet((Role.PREFILL, Role.DECODE), (1, 1))))
+    few, value_of_few = scores_and_value(small, view(np.concatenate([context, engines]), row))
+    many, value_of_many = scores_and_value(
+        large, view(np.concatenate([context, np.tile(engines, 32)]), np.tile(row, (400, 1)))
+    )
+    # 64 engines that are all alike look like 2 of them: the summary is the same.
+    assert value_of_many == pytest.approx(value_of_few, abs=1e-5)
+    np.testing.assert_allclose(many[1] - many[0], few[1] - few[0], atol=1e-5)
+
+
+def test_every_part_of_a_placement_counts() -> None:
+    policy = policy_for(ScorerPolicy, 3, 5)
+    rng = np.random.default_rng(0)
+    flat = rng.random(N_CONTEXT + 3 * N_ENGINE, dtype=np.float32)
+    rows = [[1, 1, 1.0], [0, 1, 1.0], [2, 1, 1.0], [0, 2, 1.0], [0, 1, 0.5]]
+    scores, _ = scores_and_value(policy, view(flat, np.array(rows, dtype=np.float32)))
+    assert len(set(scores.round(5))) == len(rows)
+
+
+@pytest.mark.parametrize("n_engines", [2, 9, 64])
+def test_the_runtime_gives_the_scores_of_the_training_framework(n_engines: int) -> None:
+    placements = as_table(candidates(Fleet((Role.MIXED,) * n_engines, (1,) * n_engines)))
+    torch.manual_seed(n_engines)
+    scorer = Scorer(len(placements), 8, 16)
+    rng = np.random.default_rng(0)
+    flat = rng.random(N_CONTEXT + n_engines * N_ENGINE, dtype=np.float32)
+    with torch.no_grad():
+        theirs = scorer(torch.from_numpy(view(flat, placements))[None])[0].numpy()
+    tensors = {name: weight.numpy() for name, weight in scorer.state_dict().items()}
+    assert {name: weight.shape for name, weight in tensors.items()} == shapes(8, 16)
+    ours = RuntimeScorer(tensors).scores(flat, placements)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert len(set(ours.tolist())) > len(placements) / 2
