@@ -61,9 +61,9 @@ def export(run: Path, target: Path) -> Scheduler:
     policy = LearnedPolicy(run)
     if not policy.complete:
         raise ConfigurationError(f"{run} is not complete; start its training again to go on")
-    if policy.deployment.sees_future or policy.deployment.decides_every_turn:
+    if policy.deployment.sees_future:
         raise ConfigurationError(
-            f"{run}: a router cannot run deployment={policy.deployment.to_json()}"
+            f"{run}: no router can run deployment={policy.deployment.to_json()}"
         )
     if target.exists() and {path.name for path in target.iterdir()} != {HEADER, WEIGHTS, GOLDEN}:
         raise ConfigurationError(f"output={target} exists and is not an exported policy")
@@ -79,7 +79,7 @@ def export(run: Path, target: Path) -> Scheduler:
             "fields": field_table(),
             "order": "cluster, conversation, then every engine in turn",
             "fleet": policy.fleet.to_json(),
-            "serves": "any fleet" if policy.network == "scorer" else "this fleet alone",
+            "serves": "this fleet alone" if policy.network == "mlp" else "any fleet",
             "seen_low": low.tolist(),
             "seen_high": high.tolist(),
         },
@@ -138,9 +138,9 @@ def _golden(policy: LearnedPolicy, built: Scenario) -> dict[str, Any]:
     shown = np.stack([policy.shown(observation) for observation in chosen])
     golden = {
         "observations": [policy.scaler(observation.raw).tolist() for observation in chosen],
-        "scores": scores(policy.model, shown).tolist(),
+        "scores": scores(policy.model, shown, len(policy.actions.meanings)).tolist(),
     }
-    if policy.network == "scorer":
+    if policy.network != "mlp":
         tables = (policy.actions.table(observation) for observation in chosen)
         golden["placements"] = [table.tolist() for table in tables]
     return golden
@@ -151,6 +151,9 @@ def _seen(policy: LearnedPolicy) -> tuple[npt.NDArray[np.float32], npt.NDArray[n
 
     To a scorer all engines are one: their fields stand there once.
     """
+    if policy.network == "linear":
+        low, high = policy.model.observed
+        return low, high
     size = policy.scaler.size
     low, high = policy.model.observed_low[:size], policy.model.observed_high[:size]
     if policy.network == "mlp":

@@ -13,9 +13,10 @@ from conserve_gym.actions import actions_of, possible
 from conserve_gym.agents.algorithms import ALGORITHMS
 from conserve_gym.agents.networks.placement_view import view, view_space
 from conserve_gym.agents.run_folder import CONFIG, MODEL, latest_checkpoint, load_model
-from conserve_gym.agents.training import ENVIRONMENTS, training_spec
+from conserve_gym.agents.training import training_spec
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs.configuration import ConfigurationError, offload_above, validated
+from conserve_gym.envs.placement_env import ENVIRONMENTS
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Observation, Scaler
@@ -30,7 +31,7 @@ class LearnedPolicy:
 
     Attributes:
         fleet: Engines that it decides for; at first those that it was trained for.
-        model: The Stable-Baselines3 model.
+        model: The Stable-Baselines3 model, or what evolution found.
         config: The run's configuration.
         network: Kind of the model's network.
         complete: Whether the run has come to its end.
@@ -61,6 +62,8 @@ class LearnedPolicy:
         self._masked = algorithm.masked
         self._kind = spec.environment
         self._fit(self.fleet)
+        if self.network == "linear":
+            return
         shape, expected = self.model.observation_space.shape, self._space().shape
         if shape != expected:
             raise ConfigurationError(
@@ -70,13 +73,15 @@ class LearnedPolicy:
 
     def serves(self, fleet: Fleet) -> bool:
         """Return whether the policy can decide for a fleet."""
-        return possible(self._kind, fleet) if self.network == "scorer" else fleet == self.fleet
+        return fleet == self.fleet if self.network == "mlp" else possible(self._kind, fleet)
 
     def move_to(self, fleet: Fleet) -> None:
         """Decide for a fleet that the policy serves from now on."""
         if fleet == self.fleet:
             return
         self._fit(fleet)
+        if self.network == "linear":
+            return
         model = self.model
         model.observation_space = self._space()
         model.action_space = spaces.Discrete(len(self.actions.meanings))

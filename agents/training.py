@@ -1,4 +1,4 @@
-"""Training: Stable-Baselines3 on a placement environment, resumable after a kill.
+"""Training on a placement environment, resumable after a kill.
 
 Starting a run again in its folder goes on from the last checkpoint.
 """
@@ -19,22 +19,12 @@ from stable_baselines3.common.vec_env import VecEnv
 from conserve_gym.agents import run_folder
 from conserve_gym.agents.algorithms import ALGORITHMS, VIEWS
 from conserve_gym.agents.callbacks import Checkpoint, LogEpisodes, ObservedRange
+from conserve_gym.agents.evolution import evolve
 from conserve_gym.agents.seeds import training_seed
 from conserve_gym.agents.semi_markov import RecordTime
 from conserve_gym.agents.training_spec import TrainingSpec
 from conserve_gym.envs.configuration import ConfigurationError, Scenario, scenario, validated
-from conserve_gym.envs.placement_env import (
-    ConversationPlacementEnv,
-    JointPlacementEnv,
-    PlacementEnv,
-    TurnPlacementEnv,
-)
-
-ENVIRONMENTS: dict[str, type[PlacementEnv]] = {
-    "conversation": ConversationPlacementEnv,
-    "joint": JointPlacementEnv,
-    "turn": TurnPlacementEnv,
-}
+from conserve_gym.envs.placement_env import ENVIRONMENTS
 
 
 def train(config: DictConfig) -> Path:
@@ -51,6 +41,9 @@ def train(config: DictConfig) -> Path:
     run_folder.check_same(folder, settings)
     if (folder / run_folder.MODEL).exists():
         print(f"{folder} is complete already")
+        return folder
+    if spec.agent.algorithm == "evolution":
+        evolve(config, spec, built, folder, settings)
         return folder
     checkpoint = run_folder.latest_checkpoint(folder)
     envs = _vector_env(built, spec)
@@ -77,7 +70,7 @@ def train(config: DictConfig) -> Path:
     callbacks: list[BaseCallback] = [
         LogEpisodes(),
         ObservedRange(),
-        Checkpoint(folder / "checkpoints", spec.checkpoint_every, spec.rollout_steps),
+        Checkpoint(folder / "checkpoints", spec.checkpoint_every, spec.agent.rollout_steps),
     ]
     if spec.discount.kind == "per_second" and ALGORITHMS[spec.agent.algorithm].on_policy:
         callbacks.append(RecordTime())
@@ -115,14 +108,14 @@ def training_spec(config: DictConfig) -> TrainingSpec:
 
 def _vector_env(built: Scenario, spec: TrainingSpec) -> VecEnv:
     environment, shown = ENVIRONMENTS[spec.environment], VIEWS[spec.agent.network]
-    return make_vec_env(lambda: shown(environment(built)), n_envs=spec.agent.n_envs)
+    return make_vec_env(lambda: shown(environment(built)), n_envs=spec.agent.n_envs or 1)
 
 
 def _create(spec: TrainingSpec, envs: VecEnv) -> Any:
     algorithm = ALGORITHMS[spec.agent.algorithm]
     agent, settings = spec.agent, dict(spec.agent.settings)
     kept = "rollout_buffer" if algorithm.on_policy else "replay_buffer"
-    settings["n_steps" if algorithm.on_policy else "train_freq"] = agent.steps
+    settings["n_steps" if algorithm.on_policy else "train_freq"] = agent.n_steps or agent.train_freq
     if spec.discount.kind == "per_second":
         settings["gamma"] = float(np.exp(-1.0 / spec.discount.horizon_s))
         settings[f"{kept}_class"] = algorithm.buffer

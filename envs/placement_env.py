@@ -155,9 +155,10 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
         return self.actions.mask(self._observation)
 
     def placements(self) -> npt.NDArray[np.float32]:
-        """Return what each action would do now, shape (actions, 3).
+        """Return what each action would do now, shape (actions, columns).
 
-        A row has the prefill engine, the decode engine, and ``offload_above`` scaled to [0, 1].
+        A row has the prefill engine, the decode engine, ``offload_above`` scaled to [0, 1], and
+        what the placement is estimated to cost: ``conserve_gym.estimates.COLUMNS``, scaled.
         """
         return self.actions.table(self._observation)
 
@@ -368,3 +369,10 @@ class TurnPlacementEnv(PlacementEnv):
     def deployed(cls, deployment: Deployment) -> Deployment:
         """Return the scenario's deployment, with a decision on every turn."""
         return replace(deployment, decides_every_turn=True)
+
+
+ENVIRONMENTS: dict[str, type[PlacementEnv]] = {
+    environment.action_kind: environment
+    for environment in (ConversationPlacementEnv, JointPlacementEnv, TurnPlacementEnv)
+}
+"""The environments by their kind of action, as ``environment=`` names them."""

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from conserve_gym.actions import KINDS, Actions, actions_of, possible
+from conserve_gym.agents.runtime.linear import Linear
 from conserve_gym.agents.runtime.mlp import Float32Array, Mlp
 from conserve_gym.agents.runtime.scorer import Scorer
 from conserve_gym.deployment import Deployment
@@ -26,12 +27,16 @@ from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Scaler, field_table, split
 
-SCHEMA = 2
+SCHEMA = 3
 HEADER, WEIGHTS, GOLDEN = "policy.json", "weights.safetensors", "golden.json"
 GOLDEN_TOLERANCE = 1e-4
 """Largest difference between a golden score and the one computed here."""
 
-_NETWORKS: dict[str, type[Mlp] | type[Scorer]] = {"mlp": Mlp, "scorer": Scorer}
+_NETWORKS: dict[str, type[Mlp] | type[Scorer] | type[Linear]] = {
+    "mlp": Mlp,
+    "scorer": Scorer,
+    "linear": Linear,
+}
 
 
 class ArtifactError(ConServeGymError):
@@ -60,7 +65,7 @@ class Artifact:
     action_kind: str
     offload_above: tuple[float, ...]
     deployment: Deployment
-    network: Mlp | Scorer
+    network: Mlp | Scorer | Linear
     seen_low: Float32Array
     seen_high: Float32Array
     header: dict[str, Any]
