@@ -28,7 +28,7 @@ from conserve_gym.agents.runtime.artifact import (
 )
 from conserve_gym.agents.runtime.scheduler import FALLBACK_RULE, SEEN_MARGIN, Scheduler
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
-from conserve_gym.envs.configuration import ConfigurationError, Scenario, scenario
+from conserve_gym.envs.configuration import ConfigurationError, Scenario, nominal_scenario
 from conserve_gym.observation import Observation, field_table, split
 from conserve_gym.placement import Placement
 
@@ -67,7 +67,7 @@ def export(run: Path, target: Path) -> Scheduler:
         )
     if target.exists() and {path.name for path in target.iterdir()} != {HEADER, WEIGHTS, GOLDEN}:
         raise ConfigurationError(f"output={target} exists and is not an exported policy")
-    built = scenario(policy.config)
+    built = nominal_scenario(policy.config)
     network, tensors = exported(policy.model)
     weights = save_tensors(tensors)
     golden = json.dumps(_golden(policy, built)).encode()
@@ -151,7 +151,7 @@ def _seen(policy: LearnedPolicy) -> tuple[npt.NDArray[np.float32], npt.NDArray[n
 
     To a scorer all engines are one: their fields stand there once.
     """
-    size = policy.scaler.size
+    size = policy.observed_size
     low, high = policy.model.observed_low[:size], policy.model.observed_high[:size]
     if policy.network == "mlp":
         return low, high

@@ -19,7 +19,7 @@ from conserve_gym.envs.configuration import ConfigurationError, offload_above, v
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Observation, Scaler
-from conserve_gym.placement import Placement
+from conserve_gym.placement import PLACEMENT_COLUMNS, Placement
 
 
 class LearnedPolicy:
@@ -34,6 +34,7 @@ class LearnedPolicy:
         config: The run's configuration.
         network: Kind of the model's network.
         complete: Whether the run has come to its end.
+        observed_size: Numbers of an observation in training, without what actions would do.
 
     Raises:
         ConfigurationError: The folder holds no model, or one of another observation table.
@@ -62,7 +63,11 @@ class LearnedPolicy:
         self._kind = spec.environment
         self._fit(self.fleet)
         shape, expected = self.model.observation_space.shape, self._space().shape
-        if shape != expected:
+        rows = 0 if self.network == "mlp" else self.model.action_space.n * PLACEMENT_COLUMNS
+        self.observed_size = shape[0] - rows
+        if config.get("randomise") is not None:
+            self._resize()
+        elif shape != expected:
             raise ConfigurationError(
                 f"{path}: the model sees {shape[0]} numbers, the cluster of {folder / CONFIG} "
                 f"gives {expected[0]}"
@@ -77,6 +82,10 @@ class LearnedPolicy:
         if fleet == self.fleet:
             return
         self._fit(fleet)
+        self._resize()
+
+    def _resize(self) -> None:
+        """Give the model the sizes of the fleet's observations and actions, and its own weights."""
         model = self.model
         model.observation_space = self._space()
         model.action_space = spaces.Discrete(len(self.actions.meanings))

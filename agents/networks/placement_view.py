@@ -16,6 +16,7 @@ from conserve_gym.placement import PLACEMENT_COLUMNS
 
 N_CONTEXT = len(FIELDS_OF["cluster"]) + len(FIELDS_OF["conversation"])
 N_ENGINE = len(FIELDS_OF["engines"])
+_KV_CAPACITY = [field.name for field in FIELDS_OF["engines"]].index("kv_capacity")
 
 
 def view(
@@ -45,7 +46,7 @@ class PlacementView(
     def __init__(self, env: PlacementEnv) -> None:
         """Lay out the space."""
         super().__init__(env)
-        space: spaces.Space[Any] = view_space(len(env.fleet.roles), len(env.actions.meanings))
+        space: spaces.Space[Any] = view_space(env.most_engines, env.most_actions)
         self.observation_space = space
 
     def observation(self, observation: ObservationDict) -> npt.NDArray[np.float32]:
@@ -67,6 +68,11 @@ class Seen(NamedTuple):
     engines: torch.Tensor
     placements: torch.Tensor
 
+    @property
+    def real(self) -> torch.Tensor:
+        """Whether each row is an engine's, and not one of zeros after a smaller cluster's."""
+        return self.engines[..., _KV_CAPACITY] > 0.0
+
 
 def parts(views: torch.Tensor, n_placements: int) -> Seen:
     """Take a batch of such vectors apart; the number of engines follows from the length."""
@@ -76,3 +82,13 @@ def parts(views: torch.Tensor, n_placements: int) -> Seen:
         views[:, N_CONTEXT:rows].reshape(len(views), -1, N_ENGINE),
         views[:, rows:].reshape(len(views), n_placements, PLACEMENT_COLUMNS),
     )
+
+
+def without_padding(views: npt.NDArray[np.float32], n_placements: int) -> npt.NDArray[np.float32]:
+    """Return a batch of such vectors with NaN in the rows that are no engine's."""
+    rows = views.shape[1] - n_placements * PLACEMENT_COLUMNS
+    known = views.copy()
+    engines = known[:, N_CONTEXT:rows].reshape(len(views), -1, N_ENGINE)
+    engines[engines[..., _KV_CAPACITY] == 0.0] = np.nan
+    known[:, N_CONTEXT:rows] = engines.reshape(len(views), -1)
+    return known
