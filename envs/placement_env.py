@@ -156,7 +156,9 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
             for record in ended
         ]
         terms = reward_terms(
-            map(ConversationRecord.normalised, ended, alone), joules - self._joules
+            map(ConversationRecord.normalised, ended, alone),
+            joules - self._joules,
+            observation.engine_field("kv_known")[list(self.fleet.decoders)],
         )
         self._joules = joules
         self._records += ended
@@ -293,7 +295,8 @@ class ConversationPlacementEnv(PlacementEnv):
     `info["reward_terms"]`:
     `attained` (conversations that ended with TTFET, last-turn TBT and E2E within 5 x their
     standalone values), `ttfet`, `tbt`, `e2e` (less the excess over standalone, in SLOs, at most 4
-    a conversation), `energy` (less kilojoules of all engines).
+    a conversation), `energy` (less kilojoules of all engines), `imbalance` (less the coefficient of
+    variation of what decoders hold of their KV pools).
     `info["dt"]` has the seconds that passed, for discounting by time, and `info["caveats"]` what of
     the cluster's hardware was not measured.
 

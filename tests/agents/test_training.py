@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -19,9 +20,11 @@ from conserve_gym.agents.export import export
 from conserve_gym.agents.learned import LearnedPolicy
 from conserve_gym.agents.run_folder import latest_checkpoint
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
-from conserve_gym.agents.training import train
-from conserve_gym.envs.configuration import ConfigurationError, load_scenario
+from conserve_gym.agents.training import train, training_spec
+from conserve_gym.envs.configuration import ConfigurationError, load_scenario, validated
 from conserve_gym.envs.placement_env import ConversationPlacementEnv
+from conserve_gym.envs.randomised import RandomiseSpec
+from conserve_gym.envs.reward import RewardWeights
 from conserve_gym.ledger import Placed
 from conserve_gym.observation import Scaler, field_table
 
@@ -251,3 +254,14 @@ def test_a_perceptron_is_not_trained_on_drawn_clusters(
     config = tiny_config(*FLEET, "agent.network=mlp", f"run={tmp_path / 'run'}")
     with pytest.raises(ConfigurationError, match=r"agent\.network=scorer"):
         train(config)
+
+
+@pytest.mark.parametrize("experiment", ["paper_cluster", "fleet"])
+def test_an_experiment_on_drawn_scenarios_is_a_whole_configuration(experiment: str) -> None:
+    with hydra.initialize_config_module("conserve_gym.conf", version_base="1.3"):
+        config = hydra.compose("train", [f"experiment={experiment}"])
+    spec = training_spec(config)
+    assert (spec.environment, spec.agent.network) == ("joint", "scorer")
+    drawn = validated(RandomiseSpec, config.randomise, "randomise")
+    assert (drawn.cluster is not None) == (experiment == "fleet")
+    assert validated(RewardWeights, config.reward).imbalance > 0.0
