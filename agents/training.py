@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Discrete
@@ -23,6 +24,7 @@ from conserve_gym.agents import run_folder
 from conserve_gym.agents.algorithms import ALGORITHMS, VIEWS
 from conserve_gym.agents.callbacks import Checkpoint, LogEpisodes, ObservedRange
 from conserve_gym.agents.networks.placement_view import without_padding
+from conserve_gym.agents.preference import DrawnPreference
 from conserve_gym.agents.seeds import training_seed
 from conserve_gym.agents.semi_markov import RecordTime
 from conserve_gym.agents.training_spec import TrainingSpec
@@ -113,7 +115,7 @@ def training_spec(config: DictConfig) -> TrainingSpec:
         key: agent.pop(key, None)
         for key in ("algorithm", "network", "n_envs", "n_steps", "train_freq")
     }
-    keys = ("environment", "seed", "total_timesteps", "checkpoint_every", "discount")
+    keys = ("environment", "seed", "total_timesteps", "checkpoint_every", "discount", "preference")
     values = {key: config[key] for key in keys}
     spec = OmegaConf.create({**values, "agent": {**own, "settings": agent}})
     return validated(TrainingSpec, spec)
@@ -125,8 +127,18 @@ def _vector_env(played: Scenario | RandomisedScenario, spec: TrainingSpec) -> Ve
         raise ConfigurationError(
             "agent.network=mlp belongs to one cluster: randomise.cluster needs agent.network=scorer"
         )
+    nominal = played.nominal if isinstance(played, RandomisedScenario) else played
+    if spec.preference and not nominal.reward.energy:
+        raise ConfigurationError(
+            "preference=true weighs reward.energy, which is 0: choose reward=energy"
+        )
     environment, shown = ENVIRONMENTS[spec.environment], VIEWS[spec.agent.network]
-    return make_vec_env(lambda: shown(environment(played)), n_envs=spec.agent.n_envs)
+
+    def make() -> gymnasium.Env[Any, Any]:
+        env: gymnasium.Env[Any, Any] = shown(environment(played))
+        return DrawnPreference(env) if spec.preference else env
+
+    return make_vec_env(make, n_envs=spec.agent.n_envs)
 
 
 def _known(spec: TrainingSpec, envs: VecEnv) -> Callable[[Any], Any]:

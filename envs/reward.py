@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,10 @@ class RewardWeights:
     e2e: float
     energy: float
     imbalance: float
+
+    def preferring(self, energy: float) -> RewardWeights:
+        """Return the weights for a user who prefers energy to latency so much, from 0 to 1."""
+        return replace(self, energy=energy * self.energy)
 
 
 TERMS = tuple(RewardWeights.__dataclass_fields__)

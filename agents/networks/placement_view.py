@@ -19,6 +19,15 @@ N_ENGINE = len(FIELDS_OF["engines"])
 _KV_CAPACITY = [field.name for field in FIELDS_OF["engines"]].index("kv_capacity")
 
 
+def context_size(n_numbers: int, n_placements: int) -> int:
+    """Return how many of a vector's numbers stand before the engines' rows.
+
+    They are the fields of the cluster and of the conversation, after a preference where one is
+    shown: what whole rows leave over.
+    """
+    return N_CONTEXT + (n_numbers - N_CONTEXT - n_placements * PLACEMENT_COLUMNS) % N_ENGINE
+
+
 def view(
     observation: npt.NDArray[np.float32], placements: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
@@ -59,7 +68,8 @@ class Seen(NamedTuple):
     """The parts of a batch of such vectors.
 
     Attributes:
-        context: Fields of the cluster and of the conversation, (batch, fields).
+        context: Fields of the cluster and of the conversation, (batch, fields), after a preference
+            where one is shown.
         engines: Fields of the engines, (batch, engines, fields).
         placements: Rows of the placements, (batch, placements, columns).
     """
@@ -77,9 +87,10 @@ class Seen(NamedTuple):
 def parts(views: torch.Tensor, n_placements: int) -> Seen:
     """Take a batch of such vectors apart; the number of engines follows from the length."""
     rows = views.shape[1] - n_placements * PLACEMENT_COLUMNS
+    context = context_size(views.shape[1], n_placements)
     return Seen(
-        views[:, :N_CONTEXT],
-        views[:, N_CONTEXT:rows].reshape(len(views), -1, N_ENGINE),
+        views[:, :context],
+        views[:, context:rows].reshape(len(views), -1, N_ENGINE),
         views[:, rows:].reshape(len(views), n_placements, PLACEMENT_COLUMNS),
     )
 
@@ -88,7 +99,8 @@ def without_padding(views: npt.NDArray[np.float32], n_placements: int) -> npt.ND
     """Return a batch of such vectors with NaN in the rows that are no engine's."""
     rows = views.shape[1] - n_placements * PLACEMENT_COLUMNS
     known = views.copy()
-    engines = known[:, N_CONTEXT:rows].reshape(len(views), -1, N_ENGINE)
+    context = context_size(views.shape[1], n_placements)
+    engines = known[:, context:rows].reshape(len(views), -1, N_ENGINE)
     engines[engines[..., _KV_CAPACITY] == 0.0] = np.nan
-    known[:, N_CONTEXT:rows] = engines.reshape(len(views), -1)
+    known[:, context:rows] = engines.reshape(len(views), -1)
     return known

@@ -26,19 +26,20 @@ class ClusterSummary(nn.Module):
 
     Args:
         width: Numbers in an embedding.
+        context: Numbers that stand before the engines' rows.
 
     Attributes:
         size: Numbers in a summary.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, context: int) -> None:
         """Make the layers."""
         super().__init__()
         self.engine = nn.Linear(N_ENGINE, width, bias=False)
-        self.context = nn.Linear(N_CONTEXT, width)
+        self.context = nn.Linear(context, width)
         self.embedding = nn.Linear(width, width)
         self.activation = ACTIVATION()
-        self.size = 2 * width + N_CONTEXT
+        self.size = 2 * width + context
 
     def forward(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
         """Return embeddings (batch, engines, width) and summaries (batch, size)."""
@@ -58,13 +59,21 @@ class Scorer(nn.Module):
         width: Numbers in an engine's embedding.
         hidden: Numbers between embeddings and score.
         outputs: Scores a placement has.
+        context: Numbers that stand before the engines' rows.
     """
 
-    def __init__(self, n_placements: int, width: int, hidden: int, outputs: int = 1) -> None:
+    def __init__(
+        self,
+        n_placements: int,
+        width: int,
+        hidden: int,
+        outputs: int = 1,
+        context: int = N_CONTEXT,
+    ) -> None:
         """Make the layers; the four before ``score`` are one that is fed by four parts."""
         super().__init__()
         self.n_placements = n_placements
-        self.cluster = ClusterSummary(width)
+        self.cluster = ClusterSummary(width, context)
         self.prefiller = nn.Linear(width, hidden, bias=False)
         self.decoder = nn.Linear(width, hidden, bias=False)
         self.flags = nn.Linear(2, hidden, bias=False)
