@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,16 @@ class LogEpisodes(BaseCallback):
 
 
 class ObservedRange(BaseCallback):
-    """Keeps the range of every observation field on the model, so that checkpoints have it."""
+    """Keeps the range of every observation field on the model, so that checkpoints have it.
+
+    Args:
+        known: What of a batch of observations there is; NaN where there is nothing.
+    """
+
+    def __init__(self, known: Callable[[Any], Any]) -> None:
+        """Take it."""
+        super().__init__()
+        self._known = known
 
     def _on_training_start(self) -> None:
         model: Any = self.model
@@ -66,7 +76,7 @@ class ObservedRange(BaseCallback):
 
     def _on_step(self) -> bool:
         model: Any = self.model
-        acted_on = model._last_obs
-        np.minimum(model.observed_low, acted_on.min(axis=0), out=model.observed_low)
-        np.maximum(model.observed_high, acted_on.max(axis=0), out=model.observed_high)
+        acted_on = self._known(model._last_obs)
+        np.fmin(model.observed_low, np.fmin.reduce(acted_on), out=model.observed_low)
+        np.fmax(model.observed_high, np.fmax.reduce(acted_on), out=model.observed_high)
         return True

@@ -28,9 +28,11 @@ from conserve_gym.agents.campaign import processes
 from conserve_gym.agents.networks.linear_model import Float32Array, LinearModel, widened
 from conserve_gym.agents.seeds import training_seed
 from conserve_gym.agents.training_spec import TrainingSpec
-from conserve_gym.envs.configuration import Scenario, scenario, validated
+from conserve_gym.envs.configuration import ConfigurationError, validated
 from conserve_gym.envs.fields import STRICT, Positive
 from conserve_gym.envs.placement_env import ENVIRONMENTS, PlacementEnv
+from conserve_gym.envs.randomised import scenarios
+from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.estimates import COLUMNS
 from conserve_gym.observation import GROUPS
 
@@ -86,7 +88,6 @@ class Played(NamedTuple):
 def evolve(
     config: DictConfig,
     spec: TrainingSpec,
-    built: Scenario,
     folder: Path,
     run_settings: dict[str, Any],
 ) -> None:
@@ -95,7 +96,6 @@ def evolve(
     Args:
         config: Of the run.
         spec: What it asks for.
-        built: The scenario that it asks for.
         folder: Where it is kept.
         run_settings: What makes it this run.
 
@@ -103,6 +103,8 @@ def evolve(
         ConfigurationError: A value is not right, or a checkpoint cannot be read.
     """
     settings = validated(EvolutionSettings, OmegaConf.create(spec.agent.settings), "agent")
+    if spec.preference:
+        raise ConfigurationError("preference=true: agent=evolution looks at estimates alone")
     checkpoint = run_folder.latest_checkpoint(folder)
     start = np.zeros(len(COLUMNS))
     for name, weight in settings.start.items():
@@ -121,7 +123,7 @@ def evolve(
     run_folder.claim(
         folder,
         run_settings,
-        built.cluster,
+        validated(ClusterSpec, config.cluster, "cluster"),
         steps_done=model.num_timesteps,
         episode_seed=training_seed(seed, len(model.told)),
     )
@@ -180,7 +182,8 @@ def _play(text: str, weights: FloatArray, seed: int) -> Played:
     env = _environment(text)
     weights = weights.astype(np.float32)
     observation, info = env.reset(seed=seed)
-    observed = _ends(observation)
+    engines = len(env.fleet.roles)
+    observed = _ends(observation, engines)
     total, decisions, done = 0.0, 0, False
     while not done:
         scores = env.placements()[:, -len(COLUMNS) :] @ weights
@@ -189,7 +192,7 @@ def _play(text: str, weights: FloatArray, seed: int) -> Played:
         total += reward
         decisions += 1
         if not done:
-            observed = widened(observed, _ends(observation))
+            observed = widened(observed, _ends(observation, engines))
     worth = total / len(env.cluster.conversations)
     return Played(worth, info["metrics"]["slo_attainment_pct"], decisions, observed)
 
@@ -198,14 +201,15 @@ def _play(text: str, weights: FloatArray, seed: int) -> Played:
 def _environment(text: str) -> PlacementEnv:
     config = OmegaConf.create(text)
     assert isinstance(config, DictConfig)
-    return ENVIRONMENTS[config.environment](scenario(config))
+    return ENVIRONMENTS[config.environment](scenarios(config))
 
 
-def _ends(observation: dict[str, Float32Array]) -> Float32Array:
+def _ends(observation: dict[str, Float32Array], engines: int) -> Float32Array:
     """Return the smallest and the largest value of each field, engines as one, (2, fields)."""
-    *others, engines = (observation[group] for group in GROUPS)
+    *others, rows = (observation[group] for group in GROUPS)
+    rows = rows[:engines]  # where clusters are drawn, rows of zeros follow
     return np.stack(
-        [np.concatenate([*others, ends]) for ends in (engines.min(axis=0), engines.max(axis=0))]
+        [np.concatenate([*others, ends]) for ends in (rows.min(axis=0), rows.max(axis=0))]
     )
 
 

@@ -88,6 +88,7 @@ class TrainingSpec:
         total_timesteps: Decisions to train for.
         checkpoint_every: Decisions that a kill may lose.
         discount: How rewards to come are discounted.
+        preference: Whether each episode draws how much energy counts, and the policy is shown it.
 
     Raises:
         ValueError: A checkpoint is asked for more often than the policy is updated, or the
@@ -100,6 +101,7 @@ class TrainingSpec:
     total_timesteps: PositiveInt
     checkpoint_every: PositiveInt
     discount: DiscountSpec
+    preference: bool
 
     def __post_init__(self) -> None:
         """Check the values against each other."""

@@ -101,4 +101,6 @@ def _scorer(scorer: Scorer) -> Exported:
         last = tensors[name]
         tensors[name] = last.reshape(2, -1, *last.shape[1:]).mean(axis=1)
     hidden, embedding = scorer.decoder.weight.shape
-    return {"kind": "scorer", "embedding": embedding, "hidden": hidden}, tensors
+    context = scorer.cluster.context.in_features
+    widths = {"context": context, "embedding": embedding, "hidden": hidden}
+    return {"kind": "scorer", **widths}, tensors

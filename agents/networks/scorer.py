@@ -3,7 +3,9 @@
 An engine's row of the observation becomes an embedding; the mean and the maximum of these, with the
 fields of the cluster and of the conversation, are a summary (after DeepSets: Zaheer et al., 2017).
 A placement's score comes from the embeddings of its two engines, whether they are one, its
-``offload_above``, its estimates, and the summary. Permuting the engines permutes the scores.
+``offload_above``, its estimates, and the summary. Permuting the engines permutes the scores. Rows
+of zeros, which fill smaller clusters up to the largest where clusters are drawn, count for nothing:
+embeddings are not negative, so that a zero never is the maximum alone.
 
 The last layer is one for colocation and one for the rest: on 1P3D, with PPO and one seed, that took
 half the steps to the same return as one layer for both.
@@ -25,25 +27,28 @@ class ClusterSummary(nn.Module):
 
     Args:
         width: Numbers in an embedding.
+        context: Numbers that stand before the engines' rows.
 
     Attributes:
         size: Numbers in a summary.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, context: int) -> None:
         """Make the layers."""
         super().__init__()
         self.engine = nn.Linear(N_ENGINE, width, bias=False)
-        self.context = nn.Linear(N_CONTEXT, width)
+        self.context = nn.Linear(context, width)
         self.embedding = nn.Linear(width, width)
         self.activation = ACTIVATION()
-        self.size = 2 * width + N_CONTEXT
+        self.size = 2 * width + context
 
     def forward(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
         """Return embeddings (batch, engines, width) and summaries (batch, size)."""
         hidden = self.activation(self.engine(seen.engines) + self.context(seen.context)[:, None])
-        embeddings = self.activation(self.embedding(hidden))
-        pooled = (embeddings.mean(dim=1), embeddings.amax(dim=1), seen.context)
+        real = seen.real[..., None]
+        embeddings = self.activation(self.embedding(hidden)) * real
+        mean = embeddings.sum(dim=1) / real.sum(dim=1).clamp(min=1)
+        pooled = (mean, embeddings.amax(dim=1), seen.context)
         return embeddings, torch.cat(pooled, dim=1)
 
 
@@ -55,13 +60,21 @@ class Scorer(nn.Module):
         width: Numbers in an engine's embedding.
         hidden: Numbers between embeddings and score.
         outputs: Scores a placement has.
+        context: Numbers that stand before the engines' rows.
     """
 
-    def __init__(self, n_placements: int, width: int, hidden: int, outputs: int = 1) -> None:
+    def __init__(
+        self,
+        n_placements: int,
+        width: int,
+        hidden: int,
+        outputs: int = 1,
+        context: int = N_CONTEXT,
+    ) -> None:
         """Make the layers; the four before ``score`` are one that is fed by four parts."""
         super().__init__()
         self.n_placements = n_placements
-        self.cluster = ClusterSummary(width)
+        self.cluster = ClusterSummary(width, context)
         self.prefiller = nn.Linear(width, hidden, bias=False)
         self.decoder = nn.Linear(width, hidden, bias=False)
         self.row = nn.Linear(TABLE_COLUMNS - 1, hidden, bias=False)
