@@ -137,6 +137,6 @@ class LearnedPolicy:
     def shown(self, observation: Observation, preference: float | None) -> npt.NDArray[np.float32]:
         """Return what the network is shown, with a preference where it has one."""
         seen = self.scaler(observation.raw)
-        if self.network == "scorer":
+        if self.network != "mlp":
             seen = view(seen, self.actions.table(observation))
         return seen if preference is None else with_preference(preference, seen)
