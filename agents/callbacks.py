@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from conserve_gym.agents.run_folder import save_model
-
-KEPT_CHECKPOINTS = 2
+from conserve_gym.agents.run_folder import save_checkpoint
 
 
 class Checkpoint(BaseCallback):
@@ -38,10 +36,7 @@ class Checkpoint(BaseCallback):
         # The rollout before is learned from by now; another one could be too much to lose.
         if self.num_timesteps + self._rollout_steps - self._saved_at > self._every:
             self._saved_at = self.num_timesteps
-            save_model(self.model, self._folder / f"{self.num_timesteps}.zip")
-            kept = sorted(self._folder.glob("*.zip"), key=lambda path: int(path.stem))
-            for path in kept[:-KEPT_CHECKPOINTS]:
-                path.unlink()
+            save_checkpoint(self.model, self._folder)
 
     def _on_step(self) -> bool:
         return True

@@ -67,9 +67,9 @@ def export(run: Path, target: Path, preference: float | None = None) -> Schedule
     policy = LearnedPolicy(run, preference)
     if not policy.complete:
         raise ConfigurationError(f"{run} is not complete; start its training again to go on")
-    if policy.deployment.sees_future or policy.deployment.decides_every_turn:
+    if policy.deployment.sees_future:
         raise ConfigurationError(
-            f"{run}: a router cannot run deployment={policy.deployment.to_json()}"
+            f"{run}: no router can run deployment={policy.deployment.to_json()}"
         )
     if target.exists() and {path.name for path in target.iterdir()} != {HEADER, WEIGHTS, GOLDEN}:
         raise ConfigurationError(f"output={target} exists and is not an exported policy")
@@ -85,7 +85,7 @@ def export(run: Path, target: Path, preference: float | None = None) -> Schedule
             "fields": field_table(),
             "order": "cluster, conversation, then every engine in turn",
             "fleet": policy.fleet.to_json(),
-            "serves": "any fleet" if policy.network == "scorer" else "this fleet alone",
+            "serves": "this fleet alone" if policy.network == "mlp" else "any fleet",
             "seen_low": low.tolist(),
             "seen_high": high.tolist(),
         },
@@ -154,11 +154,11 @@ def _golden(policy: LearnedPolicy, built: Scenario) -> dict[str, Any]:
     shown = np.stack(list(map(policy.shown, chosen, preferences)))
     golden = {
         "observations": [policy.scaler(observation.raw).tolist() for observation in chosen],
-        "scores": scores(policy.model, shown).tolist(),
+        "scores": scores(policy.model, shown, len(policy.actions.meanings)).tolist(),
     }
     if policy.preference is not None:
         golden["preferences"] = preferences
-    if policy.network == "scorer":
+    if policy.network != "mlp":
         tables = (policy.actions.table(observation) for observation in chosen)
         golden["placements"] = [table.tolist() for table in tables]
     return golden
@@ -169,6 +169,9 @@ def _seen(policy: LearnedPolicy) -> tuple[npt.NDArray[np.float32], npt.NDArray[n
 
     To a scorer all engines are one: their fields stand there once.
     """
+    if policy.network == "linear":
+        low, high = policy.model.observed
+        return low, high
     seen = policy.observation
     low, high = policy.model.observed_low[seen], policy.model.observed_high[seen]
     if policy.network == "mlp":

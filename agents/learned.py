@@ -15,13 +15,15 @@ from conserve_gym.agents.networks.placement_view import view, view_space
 from conserve_gym.agents.preference import preference_space, with_preference
 from conserve_gym.agents.run_folder import CONFIG, MODEL, latest_checkpoint, load_model
 from conserve_gym.agents.runtime.preference import checked_preference
-from conserve_gym.agents.training import ENVIRONMENTS, training_spec
+from conserve_gym.agents.training import training_spec
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs.configuration import ConfigurationError, offload_above, validated
+from conserve_gym.envs.placement_env import ENVIRONMENTS
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
+from conserve_gym.estimates import TABLE_COLUMNS
 from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Observation, Scaler
-from conserve_gym.placement import PLACEMENT_COLUMNS, Placement
+from conserve_gym.placement import Placement
 
 
 class LearnedPolicy:
@@ -34,7 +36,7 @@ class LearnedPolicy:
 
     Attributes:
         fleet: Engines that it decides for; at first those that it was trained for.
-        model: The Stable-Baselines3 model.
+        model: The Stable-Baselines3 model, or what evolution found.
         config: The run's configuration.
         network: Kind of the model's network.
         complete: Whether the run has come to its end.
@@ -72,8 +74,11 @@ class LearnedPolicy:
         self._masked = algorithm.masked
         self._kind = spec.environment
         self._fit(self.fleet)
+        self.observation = slice(0, None)
+        if self.network == "linear":
+            return
         shape, expected = self.model.observation_space.shape, self._space().shape
-        rows = 0 if self.network == "mlp" else self.model.action_space.n * PLACEMENT_COLUMNS
+        rows = 0 if self.network == "mlp" else self.model.action_space.n * TABLE_COLUMNS
         self.observation = slice(int(spec.preference), shape[0] - rows)
         if config.get("randomise") is not None:
             self._resize()
@@ -85,13 +90,15 @@ class LearnedPolicy:
 
     def serves(self, fleet: Fleet) -> bool:
         """Return whether the policy can decide for a fleet."""
-        return possible(self._kind, fleet) if self.network == "scorer" else fleet == self.fleet
+        return fleet == self.fleet if self.network == "mlp" else possible(self._kind, fleet)
 
     def move_to(self, fleet: Fleet) -> None:
         """Decide for a fleet that the policy serves from now on."""
         if fleet == self.fleet:
             return
         self._fit(fleet)
+        if self.network == "linear":
+            return
         self._resize()
 
     def _resize(self) -> None:
@@ -130,6 +137,6 @@ class LearnedPolicy:
     def shown(self, observation: Observation, preference: float | None) -> npt.NDArray[np.float32]:
         """Return what the network is shown, with a preference where it has one."""
         seen = self.scaler(observation.raw)
-        if self.network == "scorer":
+        if self.network != "mlp":
             seen = view(seen, self.actions.table(observation))
         return seen if preference is None else with_preference(preference, seen)

@@ -1,4 +1,4 @@
-"""Training: Stable-Baselines3 on a placement environment, resumable after a kill.
+"""Training on a placement environment, resumable after a kill.
 
 Starting a run again in its folder goes on from the last checkpoint.
 """
@@ -23,26 +23,16 @@ from stable_baselines3.common.vec_env import VecEnv
 from conserve_gym.agents import run_folder
 from conserve_gym.agents.algorithms import ALGORITHMS, VIEWS
 from conserve_gym.agents.callbacks import Checkpoint, LogEpisodes, ObservedRange
+from conserve_gym.agents.evolution import evolve
 from conserve_gym.agents.networks.placement_view import without_padding
 from conserve_gym.agents.preference import DrawnPreference
 from conserve_gym.agents.seeds import training_seed
 from conserve_gym.agents.semi_markov import RecordTime
 from conserve_gym.agents.training_spec import TrainingSpec
 from conserve_gym.envs.configuration import ConfigurationError, Scenario, validated
-from conserve_gym.envs.placement_env import (
-    ConversationPlacementEnv,
-    JointPlacementEnv,
-    PlacementEnv,
-    TurnPlacementEnv,
-)
+from conserve_gym.envs.placement_env import ENVIRONMENTS
 from conserve_gym.envs.randomised import RandomisedScenario, scenarios
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
-
-ENVIRONMENTS: dict[str, type[PlacementEnv]] = {
-    "conversation": ConversationPlacementEnv,
-    "joint": JointPlacementEnv,
-    "turn": TurnPlacementEnv,
-}
 
 
 def train(config: DictConfig) -> Path:
@@ -59,6 +49,9 @@ def train(config: DictConfig) -> Path:
     run_folder.check_same(folder, settings)
     if (folder / run_folder.MODEL).exists():
         print(f"{folder} is complete already")
+        return folder
+    if spec.agent.algorithm == "evolution":
+        evolve(config, spec, folder, settings)
         return folder
     checkpoint = run_folder.latest_checkpoint(folder)
     envs = _vector_env(played, spec)
@@ -85,7 +78,7 @@ def train(config: DictConfig) -> Path:
     callbacks: list[BaseCallback] = [
         LogEpisodes(),
         ObservedRange(_known(spec, envs)),
-        Checkpoint(folder / "checkpoints", spec.checkpoint_every, spec.rollout_steps),
+        Checkpoint(folder / "checkpoints", spec.checkpoint_every, spec.agent.rollout_steps),
     ]
     if spec.discount.kind == "per_second" and ALGORITHMS[spec.agent.algorithm].on_policy:
         callbacks.append(RecordTime())
@@ -138,7 +131,7 @@ def _vector_env(played: Scenario | RandomisedScenario, spec: TrainingSpec) -> Ve
         env: gymnasium.Env[Any, Any] = shown(environment(played))
         return DrawnPreference(env) if spec.preference else env
 
-    return make_vec_env(make, n_envs=spec.agent.n_envs)
+    return make_vec_env(make, n_envs=spec.agent.n_envs or 1)
 
 
 def _known(spec: TrainingSpec, envs: VecEnv) -> Callable[[Any], Any]:
@@ -152,7 +145,7 @@ def _create(spec: TrainingSpec, envs: VecEnv) -> Any:
     algorithm = ALGORITHMS[spec.agent.algorithm]
     agent, settings = spec.agent, dict(spec.agent.settings)
     kept = "rollout_buffer" if algorithm.on_policy else "replay_buffer"
-    settings["n_steps" if algorithm.on_policy else "train_freq"] = agent.steps
+    settings["n_steps" if algorithm.on_policy else "train_freq"] = agent.n_steps or agent.train_freq
     if spec.discount.kind == "per_second":
         settings["gamma"] = float(np.exp(-1.0 / spec.discount.horizon_s))
         settings[f"{kept}_class"] = algorithm.buffer

@@ -21,7 +21,7 @@ import numpy as np
 
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec, EngineSpec
-from conserve_gym.envs.serving.profile import StepProfile
+from conserve_gym.envs.serving.step_profile import StepProfile
 from conserve_gym.envs.workloads.workload import Workload
 from conserve_gym.metrics import SLO_FACTOR
 

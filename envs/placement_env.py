@@ -180,10 +180,11 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
         return _lengthened(self.actions.mask(self._observation), self.most_actions)
 
     def placements(self) -> npt.NDArray[np.float32]:
-        """Return what each action would do now, shape (actions, 3).
+        """Return what each action would do now, shape (actions, columns).
 
-        A row has the prefill engine, the decode engine, and ``offload_above`` scaled to [0, 1].
-        Where clusters are drawn, rows of zeros follow.
+        A row has the prefill engine, the decode engine, ``offload_above`` scaled to [0, 1], and
+        what the placement is estimated to cost: ``conserve_gym.estimates.COLUMNS``, scaled. Where
+        clusters are drawn, rows of zeros follow.
         """
         return _lengthened(self.actions.table(self._observation), self.most_actions)
 
@@ -430,3 +431,10 @@ class TurnPlacementEnv(PlacementEnv):
     def deployed(cls, deployment: Deployment) -> Deployment:
         """Return the scenario's deployment, with a decision on every turn."""
         return replace(deployment, decides_every_turn=True)
+
+
+ENVIRONMENTS: dict[str, type[PlacementEnv]] = {
+    environment.action_kind: environment
+    for environment in (ConversationPlacementEnv, JointPlacementEnv, TurnPlacementEnv)
+}
+"""The environments by their kind of action, as ``environment=`` names them."""

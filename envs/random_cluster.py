@@ -16,7 +16,7 @@ from conserve_gym.envs.serving.cluster_spec import ClusterSpec, EngineSpec
 from conserve_gym.envs.serving.hardware import Hardware
 from conserve_gym.envs.serving.network_spec import NetworkSpec
 from conserve_gym.envs.serving.power_cap import lowest_cap_w
-from conserve_gym.envs.serving.profile import StepProfile
+from conserve_gym.envs.serving.step_profile import StepProfile
 from conserve_gym.fleet import Role
 
 Layout: TypeAlias = Literal["split", "mixed", "part_mixed"]

@@ -11,8 +11,8 @@ import torch
 from gymnasium import spaces
 
 from conserve_gym.envs.placement_env import ObservationDict, PlacementEnv
+from conserve_gym.estimates import LARGEST, TABLE_COLUMNS
 from conserve_gym.observation import FIELDS_OF, GROUPS
-from conserve_gym.placement import PLACEMENT_COLUMNS
 
 N_CONTEXT = len(FIELDS_OF["cluster"]) + len(FIELDS_OF["conversation"])
 N_ENGINE = len(FIELDS_OF["engines"])
@@ -25,7 +25,7 @@ def context_size(n_numbers: int, n_placements: int) -> int:
     They are the fields of the cluster and of the conversation, after a preference where one is
     shown: what whole rows leave over.
     """
-    return N_CONTEXT + (n_numbers - N_CONTEXT - n_placements * PLACEMENT_COLUMNS) % N_ENGINE
+    return N_CONTEXT + (n_numbers - N_CONTEXT - n_placements * TABLE_COLUMNS) % N_ENGINE
 
 
 def view(
@@ -37,10 +37,13 @@ def view(
 
 def view_space(n_engines: int, n_placements: int) -> spaces.Box:
     """Return the space of such vectors."""
-    highest = np.ones((n_placements, PLACEMENT_COLUMNS), dtype=np.float32)
+    highest = np.full((n_placements, TABLE_COLUMNS), LARGEST, dtype=np.float32)
     highest[:, :2] = n_engines - 1
-    high = view(np.ones(N_CONTEXT + n_engines * N_ENGINE, dtype=np.float32), highest)
-    return spaces.Box(np.zeros_like(high), high)
+    highest[:, 2] = 1.0
+    lowest = -highest
+    lowest[:, :3] = 0.0
+    ones = np.ones(N_CONTEXT + n_engines * N_ENGINE, dtype=np.float32)
+    return spaces.Box(view(0.0 * ones, lowest), view(ones, highest))
 
 
 class PlacementView(
@@ -86,18 +89,18 @@ class Seen(NamedTuple):
 
 def parts(views: torch.Tensor, n_placements: int) -> Seen:
     """Take a batch of such vectors apart; the number of engines follows from the length."""
-    rows = views.shape[1] - n_placements * PLACEMENT_COLUMNS
+    rows = views.shape[1] - n_placements * TABLE_COLUMNS
     context = context_size(views.shape[1], n_placements)
     return Seen(
         views[:, :context],
         views[:, context:rows].reshape(len(views), -1, N_ENGINE),
-        views[:, rows:].reshape(len(views), n_placements, PLACEMENT_COLUMNS),
+        views[:, rows:].reshape(len(views), n_placements, TABLE_COLUMNS),
     )
 
 
 def without_padding(views: npt.NDArray[np.float32], n_placements: int) -> npt.NDArray[np.float32]:
     """Return a batch of such vectors with NaN in the rows that are no engine's."""
-    rows = views.shape[1] - n_placements * PLACEMENT_COLUMNS
+    rows = views.shape[1] - n_placements * TABLE_COLUMNS
     known = views.copy()
     context = context_size(views.shape[1], n_placements)
     engines = known[:, context:rows].reshape(len(views), -1, N_ENGINE)

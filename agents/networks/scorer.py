@@ -3,9 +3,9 @@
 An engine's row of the observation becomes an embedding; the mean and the maximum of these, with the
 fields of the cluster and of the conversation, are a summary (after DeepSets: Zaheer et al., 2017).
 A placement's score comes from the embeddings of its two engines, whether they are one, its
-``offload_above``, and the summary. Permuting the engines permutes the scores. Rows of zeros, which
-fill smaller clusters up to the largest where clusters are drawn, count for nothing: embeddings are
-not negative, so that a zero never is the maximum alone.
+``offload_above``, its estimates, and the summary. Permuting the engines permutes the scores. Rows
+of zeros, which fill smaller clusters up to the largest where clusters are drawn, count for nothing:
+embeddings are not negative, so that a zero never is the maximum alone.
 
 The last layer is one for colocation and one for the rest: on 1P3D, with PPO and one seed, that took
 half the steps to the same return as one layer for both.
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from conserve_gym.agents.networks.placement_view import N_CONTEXT, N_ENGINE, Seen, parts
+from conserve_gym.estimates import TABLE_COLUMNS
 
 ACTIVATION = nn.ReLU
 
@@ -76,7 +77,7 @@ class Scorer(nn.Module):
         self.cluster = ClusterSummary(width, context)
         self.prefiller = nn.Linear(width, hidden, bias=False)
         self.decoder = nn.Linear(width, hidden, bias=False)
-        self.flags = nn.Linear(2, hidden, bias=False)
+        self.row = nn.Linear(TABLE_COLUMNS - 1, hidden, bias=False)
         self.summary = nn.Linear(self.cluster.size, hidden)
         self.activation = ACTIVATION()
         self.score = nn.Linear(hidden, 2 * outputs)  # disaggregated, then colocated
@@ -87,11 +88,11 @@ class Scorer(nn.Module):
         embeddings, summary = self.cluster(seen)
         at, to = seen.placements[..., 0].long(), seen.placements[..., 1].long()
         colocated = at == to
-        flags = torch.stack([colocated.to(views.dtype), seen.placements[..., 2]], dim=-1)
+        row = torch.cat([colocated.to(views.dtype)[..., None], seen.placements[..., 2:]], dim=-1)
         hidden = self.activation(
             _rows(self.prefiller(embeddings), at)
             + _rows(self.decoder(embeddings), to)
-            + self.flags(flags)
+            + self.row(row)
             + self.summary(summary)[:, None]
         )
         away, here = self.score(hidden).chunk(2, dim=-1)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from conserve_gym.actions import KINDS, Actions, actions_of, possible
+from conserve_gym.agents.runtime.linear import Linear
 from conserve_gym.agents.runtime.mlp import Float32Array, Mlp
 from conserve_gym.agents.runtime.scorer import N_CONTEXT, Scorer
 from conserve_gym.deployment import Deployment
@@ -31,7 +32,11 @@ HEADER, WEIGHTS, GOLDEN = "policy.json", "weights.safetensors", "golden.json"
 GOLDEN_TOLERANCE = 1e-4
 """Largest difference between a golden score and the one computed here."""
 
-_NETWORKS: dict[str, type[Mlp] | type[Scorer]] = {"mlp": Mlp, "scorer": Scorer}
+_NETWORKS: dict[str, type[Mlp] | type[Scorer] | type[Linear]] = {
+    "mlp": Mlp,
+    "scorer": Scorer,
+    "linear": Linear,
+}
 
 
 class ArtifactError(ConServeGymError):
@@ -62,7 +67,7 @@ class Artifact:
     action_kind: str
     offload_above: tuple[float, ...]
     deployment: Deployment
-    network: Mlp | Scorer
+    network: Mlp | Scorer | Linear
     seen_low: Float32Array
     seen_high: Float32Array
     preference: float | None
@@ -168,7 +173,7 @@ class Artifact:
         else:
             size = Scaler(1).size
             shown = N_CONTEXT + (self.preference is not None)
-            if self.network.context != shown:
+            if isinstance(self.network, Scorer) and self.network.context != shown:
                 raise ArtifactError(
                     f"{path}/{HEADER}: network.context={self.network.context}, expected {shown}"
                 )

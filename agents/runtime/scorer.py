@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from conserve_gym.estimates import TABLE_COLUMNS
 from conserve_gym.observation import FIELDS_OF
 
 Float32Array = npt.NDArray[np.float32]
@@ -41,7 +42,7 @@ class Scorer:
         self._embedding_bias = tensors["cluster.embedding.bias"]
         self._prefiller = _transposed(tensors["prefiller.weight"])
         self._decoder = _transposed(tensors["decoder.weight"])
-        self._flags = _transposed(tensors["flags.weight"])
+        self._row = _transposed(tensors["row.weight"])
         self._summary = tensors["summary.weight"]
         self._summary_bias = tensors["summary.bias"]
         self._score = _transposed(tensors["score.weight"])
@@ -53,7 +54,7 @@ class Scorer:
         Args:
             scaled: Scaled observation of a fleet of any size, (fields,), after a preference where
                 the network was shown one.
-            placements: As ``conserve_gym.placement.as_table`` gives them, (placements, 3).
+            placements: As ``conserve_gym.actions`` gives them, (placements, columns).
         """
         context, engines = scaled[: self.context], scaled[self.context :].reshape(-1, _N_ENGINE)
         hidden: Float32Array = engines @ self._engine
@@ -67,7 +68,7 @@ class Scorer:
         ends = placements[:, :2].astype(np.intp)
         at, to = ends[:, 0], ends[:, 1]
         colocated = at == to
-        flags = np.column_stack((colocated, placements[:, 2])).astype(np.float32)
+        row = np.column_stack((colocated, placements[:, 2:])).astype(np.float32)
         decoder = embeddings @ self._decoder
         decoder += self._summary @ summary + self._summary_bias
         prefiller = embeddings @ self._prefiller
@@ -76,7 +77,7 @@ class Scorer:
             rows = slice(start, start + _BLOCK)
             between: Float32Array = prefiller.take(at[rows], axis=0)
             between += decoder.take(to[rows], axis=0)
-            between += flags[rows] @ self._flags
+            between += row[rows] @ self._row
             both[rows] = _relu(between) @ self._score
         both += self._score_bias
         return np.where(colocated, both[:, 1], both[:, 0])
@@ -113,7 +114,7 @@ def shapes(embedding: int, hidden: int, context: int = N_CONTEXT) -> dict[str, t
         "cluster.embedding.bias": (embedding,),
         "prefiller.weight": (hidden, embedding),
         "decoder.weight": (hidden, embedding),
-        "flags.weight": (hidden, 2),
+        "row.weight": (hidden, TABLE_COLUMNS - 1),
         "summary.weight": (hidden, 2 * embedding + context),
         "summary.bias": (hidden,),
         "score.weight": (2, hidden),

@@ -40,7 +40,7 @@ def test_a_run_leaves_model_config_seeds_and_revision(trained: Path) -> None:
     (part,) = json.loads((trained / "run.json").read_text())
     assert {"command", "git_revision", "python", "packages", "episode_seed"} <= part.keys()
     assert list(trained.glob("tensorboard*/events*"))
-    assert len(list((trained / "checkpoints").glob("*.zip"))) <= callbacks.KEPT_CHECKPOINTS
+    assert len(list((trained / "checkpoints").glob("*.zip"))) <= run_folder.KEPT_CHECKPOINTS
     policy = LearnedPolicy(trained)
     assert (policy.model.observed_low <= policy.model.observed_high).all()
 
