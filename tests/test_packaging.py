@@ -156,6 +156,7 @@ def test_running_environment_resolves_the_mapping(tmp_path: Path) -> None:
         "conserve-reproduce",
         "conserve-tune",
         "conserve-ablate",
+        "conserve-explain",
         "conserve-fetch-traces",
         "conserve-workload",
     }
