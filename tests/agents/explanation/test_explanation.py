@@ -99,7 +99,7 @@ def test_what_a_network_does_not_read_moves_nothing(scenario: Scenario, kind: st
         if each.moved != 0.0
     }
     changing = {i.name for i in importance(recordings, asked, 2) if i.changed_pct.mean > 0.0}
-    # Two that colocate differ in where; both placements of the other kinds are decoded at one place.
+    # Two that colocate differ in where; both placements of the other kinds decode at one engine.
     assert moving == ({"turns", "engines.turns_in_flight"} if kind == "joint" else {"away"})
     assert changing == moving - {"away"}  # the same in every decision
 
