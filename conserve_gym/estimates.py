@@ -65,6 +65,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("apart_prefill_prompts", 0.5, "apart_prefill x log1p of seconds that wait there"),
     Column("apart_decode", 0.4, "1 if it decodes at an engine set apart for prefill"),
     Column("apart_decode_kv", 0.15, "apart_decode x mean share of KV held, over the fleet"),
+    Column("hold", 0.25, "1 if it holds the conversation at the door; its other columns are 0"),
+    Column("hold_waited", 0.5, "hold x log1p of seconds that it has waited there"),
+    Column("hold_at_door", 0.5, "hold x log1p of conversations at the door"),
+    Column("hold_kv", 0.15, "hold x mean share of KV held, over the fleet"),
+    Column("hold_turns", 0.5, "hold x log1p of mean turns in flight, over the fleet"),
 )
 TABLE_COLUMNS = 3 + len(COLUMNS)
 """Columns of a placement as networks see it: where, offload_above, and the estimates."""
@@ -100,8 +105,8 @@ class Estimates:
 
         Args:
             observation: What is seen.
-            prefill_at: Prefill engine of each placement.
-            decode_at: Decode engine of each.
+            prefill_at: Prefill engine of each placement, -1 of ``HOLD``.
+            decode_at: Decode engine of each, alike.
         """
         p, d = prefill_at, decode_at
         engines = observation.engines.T
@@ -190,6 +195,16 @@ class Estimates:
             apart_p * prefill_queue,
             apart_d,
             apart_d * mean_kv,
+        )
+        hold = (d < 0).astype(np.float64)
+        let_in = 1.0 - hold
+        columns = (
+            *(column * let_in for column in columns),
+            hold,
+            hold * float(np.log1p(observation["waited"])),
+            hold * float(np.log1p(observation["at_door"])),
+            hold * mean_kv,
+            hold * float(log_turns.mean()),
         )
         scaled = np.stack(columns, axis=1)
         scaled /= _SCALES
