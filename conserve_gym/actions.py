@@ -120,11 +120,12 @@ class JointActions:
     ) -> None:
         """List the candidates."""
         self._may_hold = may_hold
-        self._candidates = candidates(fleet, offload_above) + (HOLD,) * may_hold
+        placements = candidates(fleet, offload_above)
+        self._prefill_at = np.array([placement.prefill_at for placement in placements])
+        self._decode_at = np.array([placement.decode_at for placement in placements])
+        self._candidates = placements + (HOLD,) * may_hold
         self._table = as_table(self._candidates)
         self._estimates = Estimates(fleet)
-        self._prefill_at = np.array([placement.prefill_at for placement in self._candidates])
-        self._decode_at = np.array([placement.decode_at for placement in self._candidates])
         self.meanings = tuple(map(_meaning, self._candidates))
 
     def placement(self, observation: Observation, action: int) -> Placement:
@@ -134,17 +135,17 @@ class JointActions:
     def mask(self, observation: Observation) -> npt.NDArray[np.bool_]:
         """Return which decoders have room; where none has, every action counts."""
         mask: npt.NDArray[np.bool_] = observation.open_to[self._decode_at]
-        if self._may_hold:
-            mask[-1] = False
         if not mask.any():
             mask[:] = True
         if self._may_hold:  # held while nothing is under way, it would never be asked about again
-            mask[-1] = observation.engine_field("turns_in_flight").any()
+            mask = np.append(mask, observation.engine_field("turns_in_flight").any())
         return mask
 
     def table(self, observation: Observation) -> npt.NDArray[np.float32]:
         """Return the candidates as networks see them, shape (actions, columns)."""
-        estimates = self._estimates(observation, self._prefill_at, self._decode_at)
+        estimates = self._estimates(
+            observation, self._prefill_at, self._decode_at, hold=self._may_hold
+        )
         return np.concatenate([self._table, estimates], axis=1)
 
 
