@@ -94,12 +94,9 @@ class LearnedPolicy:
 
     def move_to(self, fleet: Fleet) -> None:
         """Decide for a fleet that the policy serves from now on."""
-        if fleet == self.fleet:
-            return
-        self._fit(fleet)
-        if self.network == "linear":
-            return
-        self._resize()
+        self._fit(fleet)  # also one that is equal: its costs may differ, and with them estimates
+        if self.network != "linear" and self._space() != self.model.observation_space:
+            self._resize()
 
     def _resize(self) -> None:
         """Give the model the sizes of the fleet's observations and actions, and its own weights."""
