@@ -194,5 +194,5 @@ class Estimates:
         if hold:
             waited = math.log1p(observation["waited"])
             rows[_HOLD, n] = 1.0, mean_kv, mean_turns, waited, at_door
-        scaled = rows.T / _SCALES
-        return np.clip(scaled, -LARGEST, LARGEST, out=scaled).astype(np.float32)
+        scaled: npt.NDArray[np.float32] = (rows.T / _SCALES).astype(np.float32)
+        return np.clip(scaled, -LARGEST, LARGEST, out=scaled)
