@@ -136,7 +136,7 @@ def export(config: DictConfig) -> None:
     target = Path(config.output) if config.output else run / "policy"
     scheduler = write(run, target, config.preference)
     assert scheduler.artifact is not None
-    size = sum(path.stat().st_size for path in target.iterdir())
+    size = sum(path.stat().st_size for path in (target.iterdir() if target.is_dir() else [target]))
     Console().print(
         f"exported: {target} ({size / 1024:.0f} KiB, {scheduler.artifact.action_kind} actions, "
         "golden vectors verified without torch)",
