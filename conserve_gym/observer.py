@@ -28,7 +28,6 @@ from conserve_gym.observation import RECENT_S, FloatArray, Observation
 from conserve_gym.placement import Placement
 from conserve_gym.running_statistics import DecayedMean, RunningMoments
 
-
 _Stage = Literal["at the door", "prompt", "handed over", "decoding", "between turns"]
 
 
