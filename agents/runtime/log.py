@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
@@ -114,6 +115,9 @@ class DecisionLog:
                 if not self._complained:
                     _log.error("decision log: %s", error)
                 self._complained = True
+            # Lets go of the interpreter's lock, which a thread that decides may be waiting for:
+            # else it would wait for the switch interval, 5 ms, while the queue is drained.
+            time.sleep(0)
         if self._file is not None:
             self._file.close()
 
