@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from conserve_gym.agents.runtime import available
 from conserve_gym.agents.runtime.artifact import ArtifactError
-from conserve_gym.agents.runtime.log import Decided, DecisionLog, Head, LogError
+from conserve_gym.agents.runtime.log import Decided, DecisionLog, Head, Item, LogError
 from conserve_gym.agents.runtime.scheduler import Decision, Scheduler
 from conserve_gym.agents.runtime.shadow import Shadow
 from conserve_gym.fleet import Fleet
@@ -38,7 +38,8 @@ class Runtime:
     Args:
         scheduler: What decides.
         fleet: The engines.
-        log: Where events and decisions are written; None writes them nowhere.
+        log: Where events and decisions are written from the first ``begin_segment`` on; None writes
+            them nowhere.
         clock: Seconds, never running back.
 
     Attributes:
@@ -66,6 +67,7 @@ class Runtime:
         self.events = 0
         self._observer = Observer(Ledger(), fleet, self.deployment)
         self._log = log
+        self._begun = False
         self._clock = clock
         self._offset = -clock()
         self._unix_s = time.time()  # of the ledger's start
@@ -112,9 +114,8 @@ class Runtime:
             decision = available.decision(self.scheduler, observation, self.up)
             shadow = self.shadow
             instead = shadow.compare(observation, decision, self.up) if shadow else None
-            if self._log is not None:
-                name = self.scheduler.checksum
-                self._log.put(Decided(now, conversation, turn, name, decision, instead))
+            name = self.scheduler.checksum
+            self._put(Decided(now, conversation, turn, name, decision, instead))
             self._read(Placed(now, conversation, turn, *decision.placement))
             return decision
 
@@ -202,7 +203,8 @@ class Runtime:
                 "state": self._observer.state(),
                 "router": list(router),
             }
-            self._log.put(Head(head))
+            self._begun = True
+            self._put(Head(head))
 
     @property
     def wants_segment(self) -> bool:
@@ -262,12 +264,11 @@ class Runtime:
     def _read(self, event: Event) -> None:
         self._observer.read((event,))
         self.events += 1
-        if self._log is not None:
-            self._log.put(event)
+        self._put(event)
 
-    def _put(self, record: dict[str, Any]) -> None:
-        if self._log is not None:
-            self._log.put(record)
+    def _put(self, item: Item) -> None:
+        if self._log is not None and self._begun:
+            self._log.put(item)
 
     def _checked(self, path: Path) -> Scheduler:
         scheduler = Scheduler.load(path)

@@ -271,7 +271,9 @@ def test_a_log_that_cannot_be_written_stops_nobody(
 ) -> None:
     log = DecisionLog(tmp_path / "log")
     runtime = Runtime(Scheduler.load(policy), FLEET, log=log)
-    traffic(runtime, range(5))  # no segment was begun
+    (tmp_path / "log").rmdir()
+    runtime.begin_segment()
+    traffic(runtime, range(5))
     log.close()
     assert log.dropped > 20
     assert caplog.text.count("decision log") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import tiny_llama
 import tiny_policy
@@ -73,7 +75,7 @@ class Reply:
         return said
 
 
-def http(
+def ask(
     url: str,
     body: Any = None,
     headers: dict[str, str] | None = None,
@@ -102,7 +104,7 @@ def until(condition: Callable[[], Any], what: str, timeout: float = 15.0) -> Any
 
 def counters(url: str) -> dict[str, float]:
     """Return Prometheus metrics by name, labels included."""
-    text = http(f"{url}/metrics").body.decode()
+    text = ask(f"{url}/metrics").body.decode()
     pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and line[0] != "#")
     return {name: float(value) for name, value in pairs}
 
@@ -171,19 +173,18 @@ class Served:
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
         self.log = folder / "router.log"
-        with self.log.open("a") as file:
+        with self.log.open("w") as file:
             self.process = subprocess.Popen(
                 [sys.executable, str(SERVE), *QUICK, "port=0", *arguments],
                 cwd=folder,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                text=True,
+                stdout=file,
+                stderr=subprocess.STDOUT,
             )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, line + self.log.read_text()
-        self.url = found.group()
+        self.url = until(self._address, "the router's address").group(1)
+
+    def _address(self) -> re.Match[str] | None:
+        assert self.process.poll() is None, self.log.read_text()
+        return re.search(r"serving on (http://\S+)\n", self.log.read_text())
 
     def chat(
         self,
@@ -204,7 +205,7 @@ class Served:
             **options,
         }
         named = {"x-session-id": session} if session else {}
-        return http(f"{self.url}/v1/chat/completions", body, {**named, **(headers or {})})
+        return ask(f"{self.url}/v1/chat/completions", body, {**named, **(headers or {})})
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -212,11 +213,11 @@ class Served:
 
     @property
     def up(self) -> dict[str, bool]:
-        return dict(http(f"{self.url}/ready").json["engines"])
+        return dict(ask(f"{self.url}/ready").json["engines"])
 
     @property
     def state(self) -> Any:
-        return http(f"{self.url}/state").json
+        return ask(f"{self.url}/state").json
 
     @property
     def memory_mib(self) -> float:
@@ -236,6 +237,35 @@ class Served:
         if self.process.poll() is None:
             self.process.terminate()
             self.process.wait(20)
+
+
+class Stream:
+    """A streamed answer, read event by event."""
+
+    def __init__(self, served: Served, session: str, letters: str, tokens: int) -> None:
+        address = urlsplit(served.url)
+        self.connection = http.client.HTTPConnection(
+            str(address.hostname), address.port, timeout=30
+        )
+        body = {
+            "messages": [user(letters)],
+            "max_tokens": tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        headers = {"x-session-id": session, "Content-Type": "application/json"}
+        self.connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        self.response: http.client.HTTPResponse | None = None
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        self.response = self.response or self.connection.getresponse()
+        while line := self.response.readline():
+            if line.startswith(b"data: {"):
+                yield json.loads(line[6:])
+
+    def close(self) -> None:
+        self.connection.close()
 
 
 @contextmanager

@@ -7,8 +7,10 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,10 +22,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 import rack as racks  # noqa: E402
-from rack import Rack, Served, assistant, http, user, words  # noqa: E402
+from rack import Rack, Served, ask, assistant, user, words  # noqa: E402
 
 from conserve_gym.agents.runtime.replay import by_checksum, replay  # noqa: E402
 from conserve_gym.agents.runtime.scheduler import Scheduler  # noqa: E402
+from conserve_gym.fleet import Fleet, Role  # noqa: E402
 
 REPLAY = racks.SERVE.with_name("replay.py")
 
@@ -109,7 +112,7 @@ def test_the_text_is_that_of_a_single_engine(served: Served, rack: Rack, stream:
     messages = [user(words(seed, 400))]
     for turn, reply in enumerate(replies):
         body = {"messages": messages, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
-        alone = http(f"{rack.urls[0]}/v1/chat/completions", {**body, "cache_prompt": False})
+        alone = ask(f"{rack.urls[0]}/v1/chat/completions", {**body, "cache_prompt": False})
         assert reply.text == alone.text != ""
         messages += [assistant(reply.text), user(words(1000 * seed + turn, 20))]
 
@@ -117,22 +120,18 @@ def test_the_text_is_that_of_a_single_engine(served: Served, rack: Rack, stream:
 def test_an_answer_that_is_not_streamed_is_as_the_engine_gives_it(
     served: Served, rack: Rack
 ) -> None:
-    body = {
-        "messages": [user(words(70, 30))],
-        "max_tokens": 4,
-        "temperature": 0,
-        "ignore_eos": True,
-    }
-    ours = http(f"{served.url}/v1/chat/completions", body).json
-    theirs = http(f"{rack.urls[1]}/v1/chat/completions", body).json
+    options = {"max_tokens": 4, "temperature": 0, "ignore_eos": True}
+    body = {"messages": [user(words(70, 30))], **options}
+    ours = ask(f"{served.url}/v1/chat/completions", body).json
+    theirs = ask(f"{rack.urls[1]}/v1/chat/completions", body).json
     for answer in (ours, theirs):
         for changing in ("id", "created", "timings"):
             answer.pop(changing)
         answer["usage"].pop("prompt_tokens_details")
     assert ours == theirs
     body = {"prompt": words(71, 30), **options}
-    ours = http(f"{served.url}/v1/completions", body)
-    theirs = http(f"{rack.urls[1]}/v1/completions", body)
+    ours = ask(f"{served.url}/v1/completions", body)
+    theirs = ask(f"{rack.urls[1]}/v1/completions", body)
     assert ours.text == theirs.text
     assert ours.json["object"] == theirs.json["object"] == "text_completion"
 
@@ -153,7 +152,7 @@ def test_logged_decisions_replay_alike(served: Served, tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "policy", tmp_path / "first")
     for file in (tmp_path / "other").iterdir():
         shutil.copy(file, tmp_path / "policy" / file.name)
-    racks.until(lambda: http(f"{served.url}/ready").json["policy"] == "other", "reload")
+    racks.until(lambda: ask(f"{served.url}/ready").json["policy"] == "other", "reload")
     for seed in range(112, 120):
         converse(served, seed, 250, 1, stream=False)
     served.close()
@@ -204,8 +203,8 @@ def test_conversations_end_when_told_and_when_silent(rack: Rack, tmp_path: Path)
         served.chat("deleted", [user(words(141, 30))])
         served.chat("silent", [user(words(142, 30))])
         named = {"x-session-id": "deleted"}
-        assert http(f"{served.url}/v1/conversation", None, named, "DELETE").status == 204
-        assert http(f"{served.url}/v1/conversation", None, named, "DELETE").status == 404
+        assert ask(f"{served.url}/v1/conversation", None, named, "DELETE").status == 204
+        assert ask(f"{served.url}/v1/conversation", None, named, "DELETE").status == 404
         assert served.metrics["conserve_conversations"] == 1
         racks.until(lambda: served.metrics["conserve_conversations"] == 0, "idle timeout")
         metrics = served.metrics
@@ -218,9 +217,9 @@ def test_conversations_end_when_told_and_when_silent(rack: Rack, tmp_path: Path)
 
 def test_models_health_and_metrics(served: Served) -> None:
     served.chat("a", [user(words(150, 300))])
-    assert http(f"{served.url}/v1/models").json["object"] == "list"
-    assert http(f"{served.url}/health").status == 200
-    ready = http(f"{served.url}/ready")
+    assert ask(f"{served.url}/v1/models").json["object"] == "list"
+    assert ask(f"{served.url}/health").status == 200
+    ready = ask(f"{served.url}/ready")
     assert (ready.status, ready.json["policy"], ready.json["reason"]) == (200, "tiny", "")
     metrics = served.metrics
     assert metrics['conserve_decisions_total{kind="disaggregate",reason="policy"}'] == 1
@@ -268,8 +267,8 @@ def test_a_key_is_asked_for(rack: Rack, tmp_path: Path) -> None:
             assert refused.status == 401
             assert refused.json["error"]["code"] == "invalid_api_key"
         assert served.chat("a", messages, headers={"Authorization": "Bearer secret"}).status == 200
-        assert http(f"{served.url}/v1/models").status == 401
-        assert http(f"{served.url}/health").status == 200
+        assert ask(f"{served.url}/v1/models").status == 401
+        assert ask(f"{served.url}/health").status == 200
 
 
 def test_sizes_are_limited(rack: Rack, tmp_path: Path) -> None:
@@ -297,7 +296,7 @@ def test_sizes_are_limited(rack: Rack, tmp_path: Path) -> None:
 def test_wrong_requests_get_an_error_in_openais_form(
     served: Served, path: str, body: bytes, status: int
 ) -> None:
-    reply = http(served.url + path, body)
+    reply = ask(served.url + path, body)
     assert reply.status == status
     assert reply.json["error"]["message"]
     assert served.metrics["conserve_conversations"] == 0
@@ -317,3 +316,31 @@ def test_clients_choose_neither_slots_nor_hosts(served: Served, rack: Rack) -> N
 
 def test_it_listens_on_this_machine_alone(served: Served) -> None:
     assert served.url.startswith("http://127.0.0.1:")
+
+
+def test_a_long_prefill_stalls_a_decode_where_it_is_colocated(rack: Rack, tmp_path: Path) -> None:
+    """The longest gap between tokens, with 2,000 tokens prefilled meanwhile: here or elsewhere."""
+    one = rack.engines().replace("role:decode", "role:prefill", 1)  # only one engine decodes
+    stalls = {}
+    for name, threshold in (("colocated", float("inf")), ("disaggregated", 1000.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        roles = (Role.PREFILL, Role.PREFILL, Role.DECODE)
+        fleet = Fleet(roles, racks.FLEET.kv_capacity_tokens)
+        tiny_policy.write(folder / "policy", fleet, threshold)
+        gaps = []
+        with racks.router(rack, folder, one) as served:
+            for repeat in range(3):
+                seed = 200 + 10 * repeat + len(name)
+                stream = racks.Stream(served, f"s{seed}", words(seed, 40), 600)
+                with ThreadPoolExecutor(1) as pool:
+                    events = stream.events()
+                    for _ in range(50):
+                        next(events)
+                    other = pool.submit(served.chat, f"t{seed}", [user(words(seed + 5, 2000))], 2)
+                    times = [time.monotonic() for _ in events]
+                    receipt = other.result().headers
+                assert receipt["x-conserve-kv-transfers"] == str(int(name == "disaggregated"))
+                gaps.append(max(b - a for a, b in pairwise(times)))
+        stalls[name] = sorted(gaps)[1]
+    assert stalls["colocated"] >= 5.0 * stalls["disaggregated"], stalls
