@@ -77,7 +77,9 @@ class Router:
 
     async def __aenter__(self) -> Router:
         """Look at the engines, and go on where an earlier router was killed."""
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        # llama.cpp's server has a thread for each open connection, and no more than a few.
+        one_request = any(one.adapter == "llamacpp" for one in self.spec.engines)
+        connector = aiohttp.TCPConnector(limit=0, force_close=one_request)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.spec.limits.connect_s)
         session = await self._stack.enter_async_context(
             # Proxies of the environment would be addresses outside of the configured engines.

@@ -35,9 +35,7 @@ class OpenAiAdapter:
     async def check(self) -> None:
         """Ask whether the engine is well."""
         try:
-            async with self._session.get(
-                self._url + self.health, headers=self._headers, allow_redirects=False
-            ) as response:
+            async with await self._send("GET", self.health, None) as response:
                 await _raise_for(response)
         except (aiohttp.ClientError, OSError) as error:
             raise _broken(error) from None
@@ -72,7 +70,7 @@ class OpenAiAdapter:
         """Answer a turn: server-sent events, one an item."""
         body = self._asked(request, handover)
         try:
-            async with self._post(request.path, body) as response:
+            async with await self._send("POST", request.path, body) as response:
                 await _raise_for(response)
                 yield self._events(response)
         except (aiohttp.ClientError, OSError) as error:
@@ -108,9 +106,7 @@ class OpenAiAdapter:
     async def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """Return the JSON object that the engine answers with."""
         try:
-            async with self._session.request(
-                method, self._url + path, json=body, headers=self._headers, allow_redirects=False
-            ) as response:
+            async with await self._send(method, path, body) as response:
                 await _raise_for(response)
                 answer = await response.json(content_type=None)
         except (aiohttp.ClientError, OSError) as error:
@@ -121,14 +117,21 @@ class OpenAiAdapter:
             raise EngineError(f"{path} answered with {type(answer).__name__}, not an object")
         return answer
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        # Redirects would lead out of the configured engines.
-        return self._session.post(
-            self._url + path,
-            data=json.dumps(body).encode(),
-            headers={**self._headers, "Content-Type": "application/json"},
-            allow_redirects=False,
-        )
+    async def _send(self, method: str, path: str, body: Any) -> aiohttp.ClientResponse:
+        """Ask; what comes back is to be closed."""
+        url = self._url + path
+        data = None if body is None else json.dumps(body).encode()
+        headers = self._headers | ({"Content-Type": "application/json"} if data else {})
+        try:
+            # Redirects would lead out of the configured engines.
+            return await self._session.request(
+                method, url, data=data, headers=headers, allow_redirects=False
+            )
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientConnectionResetError):
+            # An idle connection that the engine closed as we took it; a new one tells more.
+            return await self._session.request(
+                method, url, data=data, headers=headers, allow_redirects=False
+            )
 
 
 async def _raise_for(response: aiohttp.ClientResponse) -> None:
