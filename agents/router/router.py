@@ -68,8 +68,11 @@ class Router:
             else None
         )
         fleet = spec.fleet(all_mixed=deployment.all_mixed)
-        if scheduler.artifact is not None and not scheduler.artifact.serves(fleet):
-            raise RouterError(f"policy={spec.policy} does not serve these engines")
+        if (artifact := scheduler.artifact) is not None:
+            if not artifact.serves(fleet):
+                raise RouterError(f"policy={spec.policy} does not serve these engines")
+            if fleet == artifact.fleet and not spec.knows_costs:
+                fleet = artifact.fleet  # the engines that it was trained for, and what they cost
         self.runtime = Runtime(scheduler, fleet, log=self._log)
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
@@ -149,10 +152,12 @@ class Router:
         if self._kept:
             deployment = Deployment.from_json(self._kept[0]["deployment"])
         if self.spec.policy is None:
-            return Scheduler(None, "no policy was given", deployment)
+            return Scheduler(None, "no policy was given", deployment=deployment)
         scheduler = Scheduler.load(self.spec.policy, strict=False)
         if scheduler.artifact is None:
-            return Scheduler(None, scheduler.reason, deployment)
+            return Scheduler(None, scheduler.reason, deployment=deployment)
+        if self.spec.preference is not None:
+            scheduler.preference = self.spec.preference
         return scheduler
 
     def _adapter(self, spec: EngineSpec, session: aiohttp.ClientSession) -> Adapter:

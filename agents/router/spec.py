@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from conserve_gym.costs import UNKNOWN, EngineCosts, MoveCosts
 from conserve_gym.fleet import Fleet, Role
 
 _STRICT = ConfigDict(extra="forbid")
@@ -26,8 +27,7 @@ class EngineSpec:
         adapter: How it is spoken to.
         kv_tokens: Size of its KV pool.
         api_key: What it wants to see.
-        prefill_speed: Speed of a long prompt, as a share of the fastest engine's.
-        decode_speed: Speed of a full batch of decodes, alike.
+        costs: What work costs on it, as ``observation.fleet.costs`` of an exported policy has it.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -36,8 +36,7 @@ class EngineSpec:
     adapter: Literal["llamacpp", "vllm_nixl", "openai"]
     kv_tokens: PositiveInt
     api_key: str | None = None
-    prefill_speed: PositiveFloat = 1.0
-    decode_speed: PositiveFloat = 1.0
+    costs: EngineCosts | None = None
 
     def __post_init__(self) -> None:
         """Check the address."""
@@ -96,7 +95,9 @@ class RouterSpec:
 
     Attributes:
         engines: What it may speak to; nothing else.
+        move: What moving KV between two engines costs.
         policy: Exported policy; none leaves decisions to the rule.
+        preference: How much energy counts, from 0 to 1, in a policy that has the knob.
         shadow: A candidate beside it.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
@@ -115,7 +116,9 @@ class RouterSpec:
     """
 
     engines: tuple[EngineSpec, ...]
+    move: MoveCosts = MoveCosts()
     policy: Path | None = None
+    preference: float | None = None
     shadow: Path | None = None
     host: str = "127.0.0.1"
     port: Port = 8000
@@ -159,6 +162,12 @@ class RouterSpec:
         return Fleet(
             tuple(map(role, self.engines)),
             tuple(one.kv_tokens for one in self.engines),
-            tuple(one.prefill_speed for one in self.engines),
-            tuple(one.decode_speed for one in self.engines),
+            tuple(one.costs or UNKNOWN for one in self.engines) if self.knows_costs else (),
+            self.move,
+            tuple(not one.role.decodes for one in self.engines),
         )
+
+    @property
+    def knows_costs(self) -> bool:
+        """Whether some engine's costs are given."""
+        return any(one.costs is not None for one in self.engines)

@@ -50,6 +50,7 @@ class Decided(NamedTuple):
     conversation: int
     turn: int
     policy: str
+    preference: float | None
     decision: Decision
     instead: Disagreement | None
 
@@ -213,6 +214,7 @@ def _record(item: Item) -> dict[str, Any]:
         "conversation": item.conversation,
         "turn": item.turn,
         "policy": item.policy,
+        "preference": item.preference,
         "action": decision.action,
         "scores": _scores(decision.scores),
         "fallback": decision.fallback,

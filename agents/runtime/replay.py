@@ -68,6 +68,8 @@ def _replay(
             scheduler = policies.get(record["policy"])
             if scheduler is None:
                 raise LogError(f"{path}: the policy with checksum {record['policy']} is needed")
+            if record["preference"] is not None:
+                scheduler.preference = record["preference"]
             conversation, time = record["conversation"], record["time"]
             observation = observer.observe(time, conversation, record["turn"])
             offline = available.decision(scheduler, observation, up)

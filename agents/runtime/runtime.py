@@ -114,8 +114,8 @@ class Runtime:
             decision = available.decision(self.scheduler, observation, self.up)
             shadow = self.shadow
             instead = shadow.compare(observation, decision, self.up) if shadow else None
-            name = self.scheduler.checksum
-            self._put(Decided(now, conversation, turn, name, decision, instead))
+            by = self.scheduler.checksum, self.scheduler.preference
+            self._put(Decided(now, conversation, turn, *by, decision, instead))
             self._read(Placed(now, conversation, turn, *decision.placement))
             return decision
 
@@ -253,8 +253,9 @@ class Runtime:
         return notes
 
     def _restore_head(self, head: dict[str, Any]) -> None:
-        ours = (self.fleet.to_json(), self.deployment.to_json())
-        if (head["fleet"], head["deployment"]) != ours:
+        # Costs may differ: nothing that is known follows from them.
+        same_fleet = Fleet.from_json(**head["fleet"]) == self.fleet
+        if not same_fleet or head["deployment"] != self.deployment.to_json():
             raise LogError("the log is that of another fleet or deployment")
         self._unix_s = head["unix_s"]
         self._last = head["time"]
@@ -280,4 +281,6 @@ class Runtime:
             )
         if not scheduler.artifact.serves(self.fleet):
             raise UnfitPolicyError(f"{path}: the policy does not serve these engines")
+        if scheduler.preference is not None and self.scheduler.preference is not None:
+            scheduler.preference = self.scheduler.preference
         return scheduler

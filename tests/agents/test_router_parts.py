@@ -13,6 +13,7 @@ import pytest
 import tiny_policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 pytest.importorskip("aiohttp")
 pytest.importorskip("prometheus_client")
@@ -26,6 +27,7 @@ from conserve_gym.agents.router.errors import ApiError, RefusedError
 from conserve_gym.agents.router.lengths import Lengths
 from conserve_gym.agents.router.router import Router, RouterError
 from conserve_gym.agents.router.spec import EngineSpec, Health, Limits, RouterSpec
+from conserve_gym.costs import UNKNOWN
 from conserve_gym.deployment import Deployment
 from conserve_gym.fleet import Fleet, Role
 
@@ -302,7 +304,33 @@ def test_a_turn_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     with_engines(tmp_path, play)
 
 
-# --- what cannot start ---
+# --- what cannot start, and what can ---
+
+
+def test_costs_are_those_given_or_those_of_the_policys_training(tmp_path: Path) -> None:
+    def spec(**costs: Any) -> RouterSpec:
+        data = {
+            "engines": [
+                {
+                    "name": n,
+                    "url": "http://h",
+                    "role": r,
+                    "adapter": "vllm_nixl",
+                    "kv_tokens": 10_000,
+                }
+                | costs
+                for n, r in zip(("p", "a", "b"), FLEET.roles, strict=True)
+            ],
+            "policy": policy,
+        }
+        return TypeAdapter(RouterSpec).validate_python(data)
+
+    known = UNKNOWN._replace(token_s=1e-3)
+    trained = Fleet(FLEET.roles, FLEET.kv_capacity_tokens, (known,) * 3)
+    policy = tiny_policy.write(tmp_path / "policy", trained, 100)
+    assert Router(spec()).runtime.fleet.costs == (known,) * 3
+    other = known._replace(token_s=2e-3)
+    assert Router(spec(costs=other._asdict())).runtime.fleet.costs == (other,) * 3
 
 
 def spec_of(*engines: EngineSpec, **options: Any) -> RouterSpec:

@@ -59,6 +59,7 @@ def write(
             "seen_high": [1.0] * scaler.size,
         },
         "deployment": deployment.to_json(),
+        "preference": None,
         "actions": {"kind": "conversation", "offload_above": [None]},
         "network": {
             "kind": "mlp",
