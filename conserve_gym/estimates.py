@@ -109,7 +109,7 @@ class Estimates:
         decoding = engines[_ENGINE["decoding"]]
         turns = engines[_ENGINE["turns_in_flight"]]
         waiting = engines[_ENGINE["prompt_in_flight"]]
-        lacking = prompt - engines[_ENGINE["holds"]]
+        lacking = np.maximum(prompt - engines[_ENGINE["holds"]], 0.0)
         held = engines[_ENGINE["kv_known"]] * self._capacity
 
         prefill = np.maximum(
