@@ -66,8 +66,9 @@ class Engine:
                 finally:
                     self._guarded.discard(timeout)
         except TimeoutError:
-            says = self.says if not self.up else "it is silent"
-            raise EngineError(f"{self.name}: {says}", broken=True) from None
+            if not self.up:
+                raise EngineError(f"{self.name} is down: {self.says}") from None
+            raise EngineError(f"{self.name} is silent", silent=True) from None
 
     def release(self) -> None:
         """End all waits: the engine is down."""
@@ -121,13 +122,13 @@ class Watch:
         One that does not answer now is down at once. One that let the request wait in vain is
         down for a while though it says that it is well.
         """
-        if not error.broken or not engine.up:
+        if not engine.up:
             return
-        if "silent" in str(error):
+        if error.silent:
             pause_s = self._health.pause_s
             engine.not_before = asyncio.get_running_loop().time() + pause_s
             self._down(engine, str(error))
-        elif (problem := await self._problem(engine)) is not None:
+        elif error.broken and (problem := await self._problem(engine)) is not None:
             self._down(engine, problem)
 
     async def _problem(self, engine: Engine) -> str | None:

@@ -11,13 +11,15 @@ class EngineError(Exception):
 
     Args:
         message: What happened.
-        broken: Whether the engine did not answer at all, so that it may be down.
+        broken: Whether the connection failed, so that the engine may be down.
+        silent: Whether the engine let the request wait in vain.
     """
 
-    def __init__(self, message: str, *, broken: bool = False) -> None:
+    def __init__(self, message: str, *, broken: bool = False, silent: bool = False) -> None:
         """Say what happened."""
         super().__init__(message)
         self.broken = broken
+        self.silent = silent
 
 
 class RefusedError(Exception):

@@ -169,13 +169,11 @@ class Router:
 
     def _restore(self) -> None:
         if self._kept:
-            up = list(self.runtime.up)
             try:
                 self.turns.restore(self.runtime.restore(self._kept))
             except LogError as error:
                 _log.warning("beginning anew: %s", error)
             self._kept = []
-            self.runtime.up = up
         self.runtime.begin_segment(self.turns.records())
 
     async def _sweep(self) -> None:

@@ -93,7 +93,7 @@ def ask(
             return Reply(error.code, error.headers, error.read())
 
 
-def until(condition: Callable[[], Any], what: str, timeout: float = 15.0) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
     """Wait for something to become true; returns it."""
     end = time.monotonic() + timeout
     while not (found := condition()):
@@ -180,7 +180,11 @@ class Served:
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
-        self.url = until(self._address, "the router's address").group(1)
+        try:
+            self.url = until(self._address, "the router's address").group(1)
+        except BaseException:
+            self.kill()
+            raise
 
     def _address(self) -> re.Match[str] | None:
         assert self.process.poll() is None, self.log.read_text()

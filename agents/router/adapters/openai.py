@@ -146,5 +146,5 @@ async def _raise_for(response: aiohttp.ClientResponse) -> None:
 
 
 def _broken(error: Exception) -> EngineError:
-    """Return that the engine broke off or cannot be reached."""
-    return EngineError(str(error) or type(error).__name__, broken=True)
+    """Return that the engine broke off or cannot be reached, without the address for clients."""
+    return EngineError(type(error).__name__, broken=True)
