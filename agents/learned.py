@@ -114,7 +114,9 @@ class LearnedPolicy:
 
     def _fit(self, fleet: Fleet) -> None:
         self.fleet = fleet
-        self.actions = actions_of(self._kind, fleet, offload_above(self.config))
+        self.actions = actions_of(
+            self._kind, fleet, offload_above(self.config), self.deployment.may_hold
+        )
         self.scaler = Scaler(len(fleet.roles))
 
     def _space(self) -> spaces.Box:

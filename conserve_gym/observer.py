@@ -148,6 +148,13 @@ class Observer:
             ConversationEnded: self._on_conversation_ended,
         }
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no turn is under way anywhere."""
+        return not any(
+            engine.prompts or engine.handed_over or engine.decoding for engine in self._engines
+        )
+
     def update(self) -> None:
         """Read the events that were appended since the last call."""
         new = self._ledger.since(self._cursor)

@@ -97,7 +97,7 @@ class Artifact:
         Raises:
             ValueError: The fleet does not allow such actions.
         """
-        return actions_of(self.action_kind, fleet, self.offload_above)
+        return actions_of(self.action_kind, fleet, self.offload_above, self.deployment.may_hold)
 
     @classmethod
     def load(cls, path: str | Path) -> Artifact:

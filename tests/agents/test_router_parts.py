@@ -357,11 +357,12 @@ def test_wrong_engines_are_named(engines: list[tuple[Any, ...]], says: str) -> N
         spec_of(*(EngineSpec(*engine, 1000) for engine in engines))
 
 
-def test_a_policy_that_a_router_cannot_run_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("needs", ["decides_every_turn", "may_hold", "engine_exports"])
+def test_a_policy_that_a_router_cannot_run_is_refused(tmp_path: Path, needs: str) -> None:
     names = zip(("p", "a", "b"), FLEET.roles, strict=True)
     engines = [EngineSpec(name, "http://h", role, "vllm_nixl", 10_000) for name, role in names]
-    every_turn = Deployment(decides_every_turn=True)
-    policy = tiny_policy.write(tmp_path / "policy", FLEET, 100, deployment=every_turn)
+    deployment = Deployment(**{needs: True})
+    policy = tiny_policy.write(tmp_path / "policy", FLEET, 100, deployment=deployment)
     with pytest.raises(RouterError, match="cannot run"):
         Router(spec_of(*engines, policy=policy))
     fleet = Fleet(FLEET.roles, (5,) * 3)
