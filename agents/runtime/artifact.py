@@ -73,6 +73,12 @@ class Artifact:
     preference: float | None
     header: dict[str, Any]
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the checksums of its files."""
+        sums = json.dumps(self.header["sha256"], sort_keys=True)
+        return hashlib.sha256(sums.encode()).hexdigest()
+
     def serves(self, fleet: Fleet) -> bool:
         """Return whether the policy can decide for a fleet."""
         if isinstance(self.network, Mlp):
