@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from conserve_gym.agents.follow_parent import follow_parent
 from conserve_gym.agents.provenance import git_revision, write_json
 from conserve_gym.envs.configuration import ConfigurationError
 
@@ -102,7 +100,7 @@ def play(
     pool = ProcessPoolExecutor(
         min(workers or os.cpu_count() or 1, len(missing)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_follow_parent,
+        initializer=follow_parent,
     )
     with (folder / RESULTS).open("a", encoding="utf-8") as file, progress:
         task = progress.add_task("playing", total=len(missing))
@@ -116,20 +114,3 @@ def play(
                 progress.advance(task)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """Let a worker end when its parent does, and not by itself.
-
-    A parent that was killed cannot tell it; and Ctrl-C, which goes to both, could end it while it
-    holds a lock that its parent waits for.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
