@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from conserve_gym.errors import ConServeGymError
 from conserve_gym.policy import Policy
 
 CONFIG = {"config_path": "pkg://conserve_gym.conf", "version_base": "1.3"}
+
+_SWEEP_KEYS = ("sweep", "~sweep", "+sweep", "trials=", "repeats=", "validation_", "output=")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -128,6 +131,27 @@ def tune(config: DictConfig) -> None:
         f"{found.path}",
         soft_wrap=True,
     )
+
+
+@hydra.main(config_name="sweep", **CONFIG)
+@_command
+def sweep(config: DictConfig) -> None:
+    """Find settings to train with."""
+    from conserve_gym.agents.sweep import sweep as run
+
+    console = Console()
+    found = run(config, console)
+    given = [o for o in HydraConfig.get().overrides.task if not o.startswith(_SWEEP_KEYS)]
+    setting = [f"{key}={value}" for key, value in found.parameters.items()]
+    says = f"SLO attainment on the validation episodes {found.attained_pct:.2f} %"
+    if found.configured_pct is not None:
+        says += f", as configured {found.configured_pct:.2f} %"
+    if found.left:
+        says += f"; {found.left} trials are not complete"
+    console.print(says)
+    for path in found.written:
+        console.print(str(path), soft_wrap=True)
+    console.print(shlex.join(["python", "scripts/train.py", *given, *setting]), soft_wrap=True)
 
 
 @hydra.main(config_name="ablate", **CONFIG)
