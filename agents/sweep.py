@@ -27,11 +27,12 @@ from conserve_gym.baselines.baseline import Parameter, Value
 from conserve_gym.envs.configuration import (
     ConfigurationError,
     of_split,
-    scenario,
     validated,
     validated_part,
 )
 from conserve_gym.envs.fields import STRICT
+from conserve_gym.envs.randomised import scenarios
+from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.errors import ConServeGymError
 
 BEST = "best.json"
@@ -117,7 +118,8 @@ def sweep(config: DictConfig, console: Console) -> Swept:
     base = _training(config)
     parameters = _parameters(config, base)
     training_spec(base)
-    cluster = scenario(base).cluster
+    cluster = validated(ClusterSpec, base.cluster, "cluster")
+    scenarios(base)
     spec.output.mkdir(parents=True, exist_ok=True)
     with _choosing(spec.output):
         shown = ("trials", "output", "progress_bar", "run")

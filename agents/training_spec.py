@@ -31,37 +31,50 @@ class AgentSpec:
 
     Attributes:
         algorithm: Which one.
-        network: A perceptron on the whole observation, or a scorer of placements.
-        n_envs: Environments in one process.
+        network: A perceptron on the whole observation, a scorer of placements, or weights of what
+            they are estimated to cost.
+        n_envs: Environments in one process; evolution has none of its own.
         n_steps: Steps that each plays between two updates.
         train_freq: The same, as DQN calls it.
         settings: The algorithm's other arguments.
 
     Raises:
-        ValueError: Not the one of ``n_steps`` and ``train_freq`` is given that the algorithm has.
+        ValueError: Not those of ``n_envs``, ``n_steps`` and ``train_freq`` are given that the
+            algorithm has, or it does not train such a network.
     """
 
-    algorithm: Literal["ppo", "maskable_ppo", "dqn", "qrdqn"]
-    network: Literal["mlp", "scorer"]
-    n_envs: PositiveInt
+    algorithm: Literal["ppo", "maskable_ppo", "dqn", "qrdqn", "evolution"]
+    network: Literal["mlp", "scorer", "linear"]
+    n_envs: PositiveInt | None
     n_steps: PositiveInt | None
     train_freq: PositiveInt | None
     settings: dict[str, Any]
 
     def __post_init__(self) -> None:
-        """Check that the algorithm is told when to learn."""
-        asked, other = "n_steps", "train_freq"
-        if self.algorithm in ("dqn", "qrdqn"):
-            asked, other = other, asked
-        if getattr(self, asked) is None or getattr(self, other) is not None:
-            raise ValueError(f"agent.algorithm={self.algorithm} takes {asked}, and no {other}")
+        """Check that the algorithm is told when to learn, and that it can learn the network."""
+        if (self.algorithm == "evolution") is not (self.network == "linear"):
+            raise ValueError(
+                f"agent.algorithm={self.algorithm} does not train agent.network={self.network}: "
+                "evolution trains linear, the others mlp and scorer"
+            )
+        takes = {
+            "evolution": (),
+            "dqn": ("n_envs", "train_freq"),
+            "qrdqn": ("n_envs", "train_freq"),
+        }
+        expected = takes.get(self.algorithm, ("n_envs", "n_steps"))
+        for name in ("n_envs", "n_steps", "train_freq"):
+            if (getattr(self, name) is not None) is not (name in expected):
+                takes_them = " and ".join(expected) or "none of them"
+                raise ValueError(
+                    f"agent.{name}={getattr(self, name)}: of n_envs, n_steps and train_freq "
+                    f"agent.algorithm={self.algorithm} takes {takes_them}"
+                )
 
     @property
-    def steps(self) -> int:
-        """Steps that each environment plays between two updates."""
-        steps = self.n_steps or self.train_freq
-        assert steps is not None
-        return steps
+    def rollout_steps(self) -> int:
+        """Decisions between two updates; 0 where whole episodes are played."""
+        return (self.n_envs or 0) * (self.n_steps or self.train_freq or 0)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -75,6 +88,7 @@ class TrainingSpec:
         total_timesteps: Decisions to train for.
         checkpoint_every: Decisions that a kill may lose.
         discount: How rewards to come are discounted.
+        preference: Whether each episode draws how much energy counts, and the policy is shown it.
 
     Raises:
         ValueError: A checkpoint is asked for more often than the policy is updated, or the
@@ -87,19 +101,18 @@ class TrainingSpec:
     total_timesteps: PositiveInt
     checkpoint_every: PositiveInt
     discount: DiscountSpec
+    preference: bool
 
     def __post_init__(self) -> None:
         """Check the values against each other."""
-        name = "n_steps" if self.agent.n_steps else "train_freq"
-        if self.checkpoint_every < self.rollout_steps:
+        rollout = self.agent.rollout_steps
+        if self.checkpoint_every < rollout:
+            name = "n_steps" if self.agent.n_steps else "train_freq"
             raise ValueError(
                 f"checkpoint_every={self.checkpoint_every} is below a rollout of "
-                f"agent.n_envs * agent.{name} = {self.rollout_steps} steps"
+                f"agent.n_envs * agent.{name} = {rollout} steps"
             )
-        if self.environment == "joint" and self.agent.algorithm != "maskable_ppo":
-            raise ValueError("environment=joint has action masks: choose agent=maskable_ppo")
-
-    @property
-    def rollout_steps(self) -> int:
-        """Decisions between two updates."""
-        return self.agent.n_envs * self.agent.steps
+        if self.environment == "joint" and self.agent.algorithm in ("ppo", "dqn", "qrdqn"):
+            raise ValueError(
+                "environment=joint has action masks: choose agent=maskable_ppo or agent=evolution"
+            )

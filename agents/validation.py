@@ -12,13 +12,14 @@ import numpy as np
 from conserve_gym.agents.evaluation import play
 from conserve_gym.agents.learned import LearnedPolicy
 from conserve_gym.agents.seeds import FIRST_VALIDATION_SEED
-from conserve_gym.envs.configuration import scenario, validation_part
+from conserve_gym.envs.configuration import validation_part
+from conserve_gym.envs.randomised import RandomisedScenario, scenarios
 
 EPISODES = 10
 
 
 def attained_pct(run: Path, episodes: int = EPISODES) -> float:
-    """Return a training run's mean SLO attainment, %, on the load that it was trained on.
+    """Return a training run's mean SLO attainment, %, on loads like those of its training.
 
     Of recordings that it was trained on the train split of, the validation split is taken.
 
@@ -27,7 +28,12 @@ def attained_pct(run: Path, episodes: int = EPISODES) -> float:
         episodes: How many to play.
     """
     policy = LearnedPolicy(run)
-    unseen = scenario(validation_part(policy.config))
-    seeds = range(FIRST_VALIDATION_SEED, FIRST_VALIDATION_SEED + episodes)
-    attained = [play(unseen, policy, seed).metrics["slo_attainment_pct"] for seed in seeds]
+    unseen = scenarios(validation_part(policy.config))
+    attained = []
+    for seed in range(FIRST_VALIDATION_SEED, FIRST_VALIDATION_SEED + episodes):
+        drawn = unseen
+        if isinstance(drawn, RandomisedScenario):
+            drawn = drawn.draw(np.random.default_rng(seed))
+            policy.move_to(drawn.cluster.fleet(policy.deployment))
+        attained.append(play(drawn, policy, seed).metrics["slo_attainment_pct"])
     return float(np.mean(attained))

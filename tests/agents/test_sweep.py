@@ -18,10 +18,16 @@ from rich.console import Console
 from conserve_gym.agents import sweep as module
 from conserve_gym.agents import sweep_picture, validation
 from conserve_gym.agents.evaluation import Episode, play
+from conserve_gym.agents.learned import LearnedPolicy
 from conserve_gym.agents.policies import resolve
 from conserve_gym.agents.seeds import FIRST_TEST_SEED, FIRST_TRAINING_SEED, FIRST_VALIDATION_SEED
 from conserve_gym.agents.sweep import sweep
-from conserve_gym.envs.configuration import ConfigurationError, load_scenario, validation_part
+from conserve_gym.envs.configuration import (
+    ConfigurationError,
+    Scenario,
+    load_scenario,
+    validation_part,
+)
 
 CONSOLE = Console(quiet=True)
 
@@ -46,7 +52,7 @@ class Trainings:
         self.asked.append(config)
         folder = Path(config.run)
         folder.mkdir(parents=True, exist_ok=True)
-        rate = float(config.agent.learning_rate)
+        rate = float(config.agent.get("learning_rate", 1e-3))
         (folder / "worth").write_text(str(50.0 - abs(math.log(rate / 1e-3)) + config.seed))
         return folder
 
@@ -152,7 +158,7 @@ def test_a_policy_that_diverged_is_worth_nothing_and_other_errors_stop(
         sweep(configured(tmp_path / "b"), CONSOLE)
 
 
-@pytest.mark.parametrize("agent", ["ppo", "maskable_ppo", "dqn", "qrdqn"])
+@pytest.mark.parametrize("agent", ["ppo", "maskable_ppo", "dqn", "qrdqn", "evolution"])
 def test_every_agent_has_something_to_sweep(
     agent: str, tmp_path: Path, trainings: Trainings
 ) -> None:
@@ -161,6 +167,7 @@ def test_every_agent_has_something_to_sweep(
     varied = set(rows(tmp_path)[0])
     assert ("agent.policy_kwargs.n_quantiles" in varied) == (agent == "qrdqn")
     assert ("agent.clip_range" in varied) == ("ppo" in agent)
+    assert ("agent.sigma" in varied) == (agent == "evolution")
 
 
 @pytest.mark.parametrize(
@@ -210,6 +217,26 @@ def test_a_training_is_judged_on_episodes_that_nobody_else_plays(
     policy = resolve(str(folder), load.cluster)
     again = [play(load, policy, seed).metrics["slo_attainment_pct"] for seed in seeds]
     assert attained == pytest.approx(sum(again) / 3)
+
+
+def test_a_training_on_drawn_scenarios_is_judged_on_such(
+    tmp_path: Path, tiny_config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from conserve_gym.agents.training import train
+
+    drawn = ("environment=joint", "agent=maskable_ppo", "agent.network=scorer", "randomise=fleet")
+    small = "randomise.conversations=8"
+    folder = train(tiny_config(f"run={tmp_path / 'run'}", *drawn, small))
+    fleets = []
+
+    def noted(load: Scenario, policy: LearnedPolicy, seed: int) -> Episode:
+        fleets.append(load.cluster.fleet(policy.deployment))
+        assert policy.fleet == fleets[-1]
+        return play(load, policy, seed)
+
+    monkeypatch.setattr(validation, "play", noted)
+    assert 0.0 <= validation.attained_pct(folder, 4) <= 100.0
+    assert len({fleet.roles for fleet in fleets}) > 1
 
 
 def test_the_validation_split_is_taken_where_training_has_the_train_split() -> None:
