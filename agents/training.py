@@ -47,34 +47,48 @@ def train(config: DictConfig) -> Path:
     played = scenarios(config)
     settings = run_folder.settings(config)
     run_folder.check_same(folder, settings)
-    if (folder / run_folder.MODEL).exists():
-        print(f"{folder} is complete already")
-        return folder
     if spec.agent.algorithm == "evolution":
-        evolve(config, spec, folder, settings)
+        with run_folder.held(folder):
+            if not _is_complete(folder):
+                evolve(config, spec, folder, settings)
         return folder
-    checkpoint = run_folder.latest_checkpoint(folder)
     envs = _vector_env(played, spec)
-    if checkpoint:
-        try:
-            model = run_folder.load_model(ALGORITHMS[spec.agent.algorithm].model, checkpoint)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{error}; delete it to go on from an older one") from None
-        model.set_env(envs)
-        print(f"resuming {folder} at {model.num_timesteps:,} of {spec.total_timesteps:,} steps")
-    else:
-        model = _create(spec, envs)
-    model.tensorboard_log = str(folder)
-    # The algorithm has seeded the environments with its own seed: these come from training's.
-    episode_seed = training_seed(spec.seed, model.num_timesteps)
-    model.set_random_seed(episode_seed)
-    run_folder.claim(
-        folder,
-        settings,
-        validated(ClusterSpec, config.cluster, "cluster"),
-        steps_done=model.num_timesteps,
-        episode_seed=episode_seed,
-    )
+    model = _create(spec, envs)
+    with run_folder.held(folder):
+        if _is_complete(folder):
+            return folder
+        checkpoint = run_folder.latest_checkpoint(folder)
+        if checkpoint:
+            try:
+                model = run_folder.load_model(type(model), checkpoint)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{error}; delete it to go on from an older one") from None
+            model.set_env(envs)
+            print(f"resuming {folder} at {model.num_timesteps:,} of {spec.total_timesteps:,} steps")
+        model.tensorboard_log = str(folder)
+        # The algorithm has seeded the environments with its own seed: these come from training's.
+        episode_seed = training_seed(spec.seed, model.num_timesteps)
+        model.set_random_seed(episode_seed)
+        run_folder.claim(
+            folder,
+            settings,
+            validated(ClusterSpec, config.cluster, "cluster"),
+            steps_done=model.num_timesteps,
+            episode_seed=episode_seed,
+        )
+        _learn(model, spec, folder, anew=not checkpoint, progress_bar=config.progress_bar)
+    return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    complete = (folder / run_folder.MODEL).exists()
+    if complete:
+        print(f"{folder} is complete already")
+    return complete
+
+
+def _learn(model: Any, spec: TrainingSpec, folder: Path, *, anew: bool, progress_bar: bool) -> None:
+    envs = model.get_env()
     callbacks: list[BaseCallback] = [
         LogEpisodes(),
         ObservedRange(_known(spec, envs)),
@@ -82,19 +96,23 @@ def train(config: DictConfig) -> Path:
     ]
     if spec.discount.kind == "per_second" and ALGORITHMS[spec.agent.algorithm].on_policy:
         callbacks.append(RecordTime())
+    thresholds = gc.get_threshold()
     # Ledgers are many small tuples that live for an episode: with the default thresholds the
     # collector walks through them, and through all of torch, for a sixth of the time.
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)
-    model.learn(
-        spec.total_timesteps - model.num_timesteps,
-        callback=callbacks,
-        reset_num_timesteps=not checkpoint,
-        tb_log_name="tensorboard",
-        progress_bar=config.progress_bar,
-    )
+    try:
+        model.learn(
+            spec.total_timesteps - model.num_timesteps,
+            callback=callbacks,
+            reset_num_timesteps=anew,
+            tb_log_name="tensorboard",
+            progress_bar=progress_bar,
+        )
+    finally:  # another run may follow in this process
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
     run_folder.save_model(model, folder / run_folder.MODEL)
-    return folder
 
 
 def training_spec(config: DictConfig) -> TrainingSpec:
