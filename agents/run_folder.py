@@ -27,7 +27,7 @@ MODEL, CONFIG, RUN = "model.zip", "config.yaml", "run.json"
 def settings(config: DictConfig) -> dict[str, Any]:
     """Return what makes a run this run: everything but where it is kept and how it is shown."""
     values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    return {key: values[key] for key in values if key not in ("run", "progress_bar")}
+    return {key: values[key] for key in values if key not in ("run", "progress_bar", "workers")}
 
 
 def check_same(folder: Path, expected: dict[str, Any]) -> None:

@@ -46,6 +46,10 @@ def train(config: DictConfig) -> Path:
     torch.set_num_threads(1)  # two threads are 3 to 19 times slower on small networks
     folder = Path(config.run)
     spec = training_spec(config)
+    if spec.agent.algorithm == "bc":
+        from conserve_gym.agents.imitation.imitate import imitate  # it plays with what is trained
+
+        return imitate(config, spec)
     built = scenario(config)
     settings = run_folder.settings(config)
     run_folder.check_same(folder, settings)
@@ -63,6 +67,8 @@ def train(config: DictConfig) -> Path:
         print(f"resuming {folder} at {model.num_timesteps:,} of {spec.total_timesteps:,} steps")
     else:
         model = _create(spec, envs)
+        if spec.agent.warm_start is not None:
+            _begin_with(model, Path(spec.agent.warm_start))
     model.tensorboard_log = str(folder)
     # The algorithm has seeded the environments with its own seed: these come from training's.
     episode_seed = training_seed(spec.seed, model.num_timesteps)
@@ -105,7 +111,7 @@ def training_spec(config: DictConfig) -> TrainingSpec:
     agent = cast(dict[str, Any], OmegaConf.to_container(config.agent, resolve=True))
     own = {
         key: agent.pop(key, None)
-        for key in ("algorithm", "network", "n_envs", "n_steps", "train_freq")
+        for key in ("algorithm", "network", "n_envs", "n_steps", "train_freq", "warm_start")
     }
     keys = ("environment", "seed", "total_timesteps", "checkpoint_every", "discount")
     values = {key: config[key] for key in keys}
@@ -115,6 +121,7 @@ def training_spec(config: DictConfig) -> TrainingSpec:
 
 def _vector_env(built: Scenario, spec: TrainingSpec) -> VecEnv:
     environment, shown = ENVIRONMENTS[spec.environment], VIEWS[spec.agent.network]
+    assert spec.agent.n_envs is not None
     return make_vec_env(lambda: shown(environment(built)), n_envs=spec.agent.n_envs)
 
 
@@ -137,3 +144,13 @@ def _create(spec: TrainingSpec, envs: VecEnv) -> Any:
     # Stable-Baselines3 checks its arguments by assertions and by using them.
     except (TypeError, ValueError, AssertionError, AttributeError, ZeroDivisionError) as error:
         raise ConfigurationError(f"agent={agent.settings}: {error}") from None
+
+
+def _begin_with(model: Any, run: Path) -> None:
+    """Take the weights of another run's model, actor and critic."""
+    from conserve_gym.agents.learned import LearnedPolicy  # it reads what is trained
+
+    try:
+        model.policy.load_state_dict(LearnedPolicy(run).model.policy.state_dict())
+    except RuntimeError as error:
+        raise ConfigurationError(f"agent.warm_start={run}: another network: {error}") from None

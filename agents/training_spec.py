@@ -25,6 +25,15 @@ class DiscountSpec:
     gamma: Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+_TAKES = {
+    "ppo": ("n_envs", "n_steps"),
+    "maskable_ppo": ("n_envs", "n_steps"),
+    "dqn": ("n_envs", "train_freq"),
+    "qrdqn": ("n_envs", "train_freq"),
+    "bc": (),
+}
+
+
 @dataclass(frozen=True, config=STRICT)
 class AgentSpec:
     """The algorithm and its network.
@@ -32,36 +41,38 @@ class AgentSpec:
     Attributes:
         algorithm: Which one.
         network: A perceptron on the whole observation, or a scorer of placements.
-        n_envs: Environments in one process.
+        n_envs: Environments in one process; none for cloning, which plays apart.
         n_steps: Steps that each plays between two updates.
         train_freq: The same, as DQN calls it.
+        warm_start: Run whose weights it begins with.
         settings: The algorithm's other arguments.
 
     Raises:
-        ValueError: Not the one of ``n_steps`` and ``train_freq`` is given that the algorithm has.
+        ValueError: A key is missing that the algorithm takes, or one is given that it does not.
     """
 
-    algorithm: Literal["ppo", "maskable_ppo", "dqn", "qrdqn"]
+    algorithm: Literal["ppo", "maskable_ppo", "dqn", "qrdqn", "bc"]
     network: Literal["mlp", "scorer"]
-    n_envs: PositiveInt
+    n_envs: PositiveInt | None
     n_steps: PositiveInt | None
     train_freq: PositiveInt | None
+    warm_start: str | None
     settings: dict[str, Any]
 
     def __post_init__(self) -> None:
         """Check that the algorithm is told when to learn."""
-        asked, other = "n_steps", "train_freq"
-        if self.algorithm in ("dqn", "qrdqn"):
-            asked, other = other, asked
-        if getattr(self, asked) is None or getattr(self, other) is not None:
-            raise ValueError(f"agent.algorithm={self.algorithm} takes {asked}, and no {other}")
+        takes = _TAKES[self.algorithm]
+        for key in ("n_envs", "n_steps", "train_freq"):
+            if (getattr(self, key) is not None) != (key in takes):
+                does = "takes" if key in takes else "does not take"
+                raise ValueError(f"agent.algorithm={self.algorithm} {does} {key}")
+        if self.algorithm == "bc" and self.warm_start is not None:
+            raise ValueError("agent.algorithm=bc does not take warm_start")
 
     @property
     def steps(self) -> int:
         """Steps that each environment plays between two updates."""
-        steps = self.n_steps or self.train_freq
-        assert steps is not None
-        return steps
+        return self.n_steps or self.train_freq or 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -96,10 +107,10 @@ class TrainingSpec:
                 f"checkpoint_every={self.checkpoint_every} is below a rollout of "
                 f"agent.n_envs * agent.{name} = {self.rollout_steps} steps"
             )
-        if self.environment == "joint" and self.agent.algorithm != "maskable_ppo":
-            raise ValueError("environment=joint has action masks: choose agent=maskable_ppo")
+        if self.environment == "joint" and self.agent.algorithm not in ("maskable_ppo", "bc"):
+            raise ValueError("environment=joint has action masks: choose agent=maskable_ppo or bc")
 
     @property
     def rollout_steps(self) -> int:
-        """Decisions between two updates."""
-        return self.agent.n_envs * self.agent.steps
+        """Decisions between two updates; 0 for cloning, which has none."""
+        return (self.agent.n_envs or 0) * self.agent.steps
