@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import BaseBuffer
 
 from conserve_gym.agents.networks.action_values import ScorerQPolicy, ScorerQuantilePolicy
 from conserve_gym.agents.networks.actor_critic import MaskableScorerPolicy, ScorerPolicy
+from conserve_gym.agents.networks.linear_model import LinearModel
 from conserve_gym.agents.networks.placement_view import PlacementView
 from conserve_gym.agents.semi_markov import (
     TimeDiscountMaskableRolloutBuffer,
@@ -26,15 +27,15 @@ class Algorithm:
     """One of Stable-Baselines3's.
 
     Attributes:
-        model: The algorithm.
-        buffer: Where it keeps transitions under a discount by time.
+        model: The algorithm; of evolution, what it finds.
+        buffer: Where it keeps transitions under a discount by time; None if it keeps none.
         policies: Its policy for each network.
         masked: Whether it takes masks of actions.
         on_policy: Whether it learns from its own latest steps alone.
     """
 
     model: Any
-    buffer: type[BaseBuffer]
+    buffer: type[BaseBuffer] | None
     policies: Mapping[str, Any]
     masked: bool = False
     on_policy: bool = True
@@ -68,6 +69,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         {"mlp": "MlpPolicy", "scorer": ScorerQuantilePolicy},
         on_policy=False,
     ),
+    "evolution": Algorithm(LinearModel, None, {}, masked=True),
 }
 
 VIEWS: dict[str, Any] = {"mlp": gymnasium.wrappers.FlattenObservation, "scorer": PlacementView}

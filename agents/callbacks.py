@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from conserve_gym.agents.run_folder import save_model
-
-KEPT_CHECKPOINTS = 2
+from conserve_gym.agents.run_folder import save_checkpoint
 
 
 class Checkpoint(BaseCallback):
@@ -37,10 +36,7 @@ class Checkpoint(BaseCallback):
         # The rollout before is learned from by now; another one could be too much to lose.
         if self.num_timesteps + self._rollout_steps - self._saved_at > self._every:
             self._saved_at = self.num_timesteps
-            save_model(self.model, self._folder / f"{self.num_timesteps}.zip")
-            kept = sorted(self._folder.glob("*.zip"), key=lambda path: int(path.stem))
-            for path in kept[:-KEPT_CHECKPOINTS]:
-                path.unlink()
+            save_checkpoint(self.model, self._folder)
 
     def _on_step(self) -> bool:
         return True
@@ -60,7 +56,16 @@ class LogEpisodes(BaseCallback):
 
 
 class ObservedRange(BaseCallback):
-    """Keeps the range of every observation field on the model, so that checkpoints have it."""
+    """Keeps the range of every observation field on the model, so that checkpoints have it.
+
+    Args:
+        known: What of a batch of observations there is; NaN where there is nothing.
+    """
+
+    def __init__(self, known: Callable[[Any], Any]) -> None:
+        """Take it."""
+        super().__init__()
+        self._known = known
 
     def _on_training_start(self) -> None:
         model: Any = self.model
@@ -71,7 +76,7 @@ class ObservedRange(BaseCallback):
 
     def _on_step(self) -> bool:
         model: Any = self.model
-        acted_on = model._last_obs
-        np.minimum(model.observed_low, acted_on.min(axis=0), out=model.observed_low)
-        np.maximum(model.observed_high, acted_on.max(axis=0), out=model.observed_high)
+        acted_on = self._known(model._last_obs)
+        np.fmin(model.observed_low, np.fmin.reduce(acted_on), out=model.observed_low)
+        np.fmax(model.observed_high, np.fmax.reduce(acted_on), out=model.observed_high)
         return True

@@ -99,11 +99,7 @@ def play(
         console=console,
         transient=True,
     )
-    pool = ProcessPoolExecutor(
-        min(workers or os.cpu_count() or 1, len(missing)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_follow_parent,
-    )
+    pool = processes(min(workers or os.cpu_count() or 1, len(missing)))
     with (folder / RESULTS).open("a", encoding="utf-8") as file, progress:
         task = progress.add_task("playing", total=len(missing))
         try:
@@ -116,6 +112,13 @@ def play(
                 progress.advance(task)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def processes(number: int) -> ProcessPoolExecutor:
+    """Return a pool of processes that end with this one."""
+    return ProcessPoolExecutor(
+        number, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent
+    )
 
 
 def _follow_parent() -> None:

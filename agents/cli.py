@@ -134,7 +134,7 @@ def export(config: DictConfig) -> None:
 
     run = Path(config.run)
     target = Path(config.output) if config.output else run / "policy"
-    scheduler = write(run, target)
+    scheduler = write(run, target, config.preference)
     assert scheduler.artifact is not None
     size = sum(path.stat().st_size for path in target.iterdir())
     Console().print(

@@ -28,7 +28,7 @@ from conserve_gym.agents.runtime.artifact import (
 )
 from conserve_gym.agents.runtime.scheduler import FALLBACK_RULE, SEEN_MARGIN, Scheduler
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
-from conserve_gym.envs.configuration import ConfigurationError, Scenario, scenario
+from conserve_gym.envs.configuration import ConfigurationError, Scenario, nominal_scenario
 from conserve_gym.observation import Observation, field_table, split
 from conserve_gym.placement import Placement
 
@@ -50,36 +50,42 @@ class _Recorder:
         return self._policy.decide(observation)
 
 
-def export(run: Path, target: Path) -> Scheduler:
+def export(run: Path, target: Path, preference: float | None = None) -> Scheduler:
     """Write the run's policy to the folder ``target`` and return it as loaded by the runtime.
 
     The folder appears whole or not at all, and replaces an earlier export.
 
+    Args:
+        run: Folder of the run.
+        target: Folder to write.
+        preference: Default of the exported policy, from 0 to 1; None is 0 where it has one.
+
     Raises:
         ConfigurationError: The run holds no trained model, or ``target`` is something else.
+        PreferenceError: The preference is not from 0 to 1, or the run was trained for one weight.
     """
-    policy = LearnedPolicy(run)
+    policy = LearnedPolicy(run, preference)
     if not policy.complete:
         raise ConfigurationError(f"{run} is not complete; start its training again to go on")
-    if policy.deployment.sees_future or policy.deployment.decides_every_turn:
+    if policy.deployment.sees_future:
         raise ConfigurationError(
-            f"{run}: a router cannot run deployment={policy.deployment.to_json()}"
+            f"{run}: no router can run deployment={policy.deployment.to_json()}"
         )
     if target.exists() and {path.name for path in target.iterdir()} != {HEADER, WEIGHTS, GOLDEN}:
         raise ConfigurationError(f"output={target} exists and is not an exported policy")
-    built = scenario(policy.config)
+    built = nominal_scenario(policy.config)
     network, tensors = exported(policy.model)
     weights = save_tensors(tensors)
     golden = json.dumps(_golden(policy, built)).encode()
     low, high = _seen(policy)
     header: dict[str, Any] = {
         "schema": SCHEMA,
-        "name": policy.name,
+        "name": run.name,
         "observation": {
             "fields": field_table(),
             "order": "cluster, conversation, then every engine in turn",
             "fleet": policy.fleet.to_json(),
-            "serves": "any fleet" if policy.network == "scorer" else "this fleet alone",
+            "serves": "this fleet alone" if policy.network == "mlp" else "any fleet",
             "seen_low": low.tolist(),
             "seen_high": high.tolist(),
         },
@@ -91,6 +97,13 @@ def export(run: Path, target: Path) -> Scheduler:
                 None if math.isinf(tokens) else tokens for tokens in built.offload_above
             ],
             "mask": "actions whose decoder has no room for the known footprint are left out",
+        },
+        "preference": None
+        if policy.preference is None
+        else {
+            "default": policy.preference,
+            "meaning": "how much energy counts, from 0 to 1; the network sees it before the "
+            "observation",
         },
         "network": network,
         "fallback": {
@@ -135,12 +148,17 @@ def _golden(policy: LearnedPolicy, built: Scenario) -> dict[str, Any]:
     play(built, recorder, FIRST_TRAINING_SEED)
     indices = np.linspace(0, len(recorder.seen) - 1, GOLDEN_OBSERVATIONS).astype(int)
     chosen = [recorder.seen[index] for index in indices]
-    shown = np.stack([policy.shown(observation) for observation in chosen])
+    preferences = [policy.preference] * len(chosen)
+    if policy.preference is not None:
+        preferences = np.linspace(0.0, 1.0, len(chosen)).tolist()
+    shown = np.stack(list(map(policy.shown, chosen, preferences)))
     golden = {
         "observations": [policy.scaler(observation.raw).tolist() for observation in chosen],
-        "scores": scores(policy.model, shown).tolist(),
+        "scores": scores(policy.model, shown, len(policy.actions.meanings)).tolist(),
     }
-    if policy.network == "scorer":
+    if policy.preference is not None:
+        golden["preferences"] = preferences
+    if policy.network != "mlp":
         tables = (policy.actions.table(observation) for observation in chosen)
         golden["placements"] = [table.tolist() for table in tables]
     return golden
@@ -151,8 +169,11 @@ def _seen(policy: LearnedPolicy) -> tuple[npt.NDArray[np.float32], npt.NDArray[n
 
     To a scorer all engines are one: their fields stand there once.
     """
-    size = policy.scaler.size
-    low, high = policy.model.observed_low[:size], policy.model.observed_high[:size]
+    if policy.network == "linear":
+        low, high = policy.model.observed
+        return low, high
+    seen = policy.observation
+    low, high = policy.model.observed_low[seen], policy.model.observed_high[seen]
     if policy.network == "mlp":
         return low, high
     lowest, highest = split(low), split(high)

@@ -29,13 +29,15 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
         asked: What the user wrote: a name, a training run's folder, an exported policy,
             ``path/to/file.py:Class`` or ``package.module:Class``, or a baseline's name with its
             parameters, such as ``{"conserve_offload": {"tokens": 2048}}`` or the path of a
-            ``tuned.json``.
+            ``tuned.json``. Runs and exported policies that were trained for any take
+            ``preference``, how much energy counts from 0 to 1.
         cluster: The cluster that it shall decide for.
 
     Raises:
         OtherFleetError: It was trained for other engines.
         ConfigurationError: There is none, or it is no policy.
         ArtifactError: The exported policy cannot be used.
+        PreferenceError: It cannot take the preference.
     """
     name, parameters = split_name(asked)
     if name in BASELINES:
@@ -43,13 +45,16 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
             return make_baseline(name, site(cluster), parameters)
         except ValueError as error:
             raise ConfigurationError(f"policy {error}") from None
-    if parameters:
-        raise ConfigurationError(f"policy {name!r} is no baseline, and takes no parameters")
+    path = Path(name)
+    if parameters.keys() - ({"preference"} if path.exists() else set()):
+        raise ConfigurationError(
+            f"policy {name!r} is no baseline, and takes no parameters but a preference"
+        )
     if names_a_class(name):
         return submitted(name, site(cluster))
-    path = Path(name)
+    preference = parameters.get("preference")
     if path.is_file() or (path / HEADER).exists():
-        scheduler = Scheduler.load(path)
+        scheduler = Scheduler.load(path, preference=preference)
         assert scheduler.artifact is not None
         fleet = cluster.fleet(scheduler.deployment)
         if not scheduler.artifact.serves(fleet):
@@ -58,7 +63,7 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
     if path.is_dir():
         from conserve_gym.agents.learned import LearnedPolicy  # torch, only where it is needed
 
-        learned = LearnedPolicy(path)
+        learned = LearnedPolicy(path, preference)
         fleet = cluster.fleet(learned.deployment)
         if not learned.serves(fleet):
             raise _other_fleet(name, learned.fleet, fleet)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from stable_baselines3.common.base_class import BaseAlgorithm
 
 from conserve_gym.agents.provenance import provenance, write_json
 from conserve_gym.envs.configuration import ConfigurationError
@@ -22,12 +21,13 @@ from conserve_gym.files import whole
 from conserve_gym.observation import field_table
 
 MODEL, CONFIG, RUN = "model.zip", "config.yaml", "run.json"
+KEPT_CHECKPOINTS = 2
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
     """Return what makes a run this run: everything but where it is kept and how it is shown."""
     values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    return {key: values[key] for key in values if key not in ("run", "progress_bar", "workers")}
+    return {key: values[key] for key in values if key not in ("run", "progress_bar")}
 
 
 def check_same(folder: Path, expected: dict[str, Any]) -> None:
@@ -71,15 +71,23 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(folder.glob("checkpoints/*.zip"), key=lambda path: int(path.stem), default=None)
 
 
-def save_model(model: BaseAlgorithm, path: Path) -> None:
+def save_model(model: Any, path: Path) -> None:
     """Save a model with its observation table; the file appears whole or not at all."""
-    model.observation_table = field_table()  # type: ignore[attr-defined]
+    model.observation_table = field_table()
     # Given a name instead of a file, Stable-Baselines3 would append .zip.
     with whole(path) as partial, partial.open("wb") as file:
         model.save(file)
 
 
-def load_model(algorithm: type[BaseAlgorithm], path: Path) -> Any:
+def save_checkpoint(model: Any, folder: Path) -> None:
+    """Save a state of the model, and delete all but the newest ``KEPT_CHECKPOINTS``."""
+    save_model(model, folder / f"{model.num_timesteps}.zip")
+    kept = sorted(folder.glob("*.zip"), key=lambda path: int(path.stem))
+    for path in kept[:-KEPT_CHECKPOINTS]:
+        path.unlink()
+
+
+def load_model(algorithm: Any, path: Path) -> Any:
     """Load a model.
 
     Raises:

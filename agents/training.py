@@ -1,4 +1,4 @@
-"""Training: Stable-Baselines3 on a placement environment, resumable after a kill.
+"""Training on a placement environment, resumable after a kill.
 
 Starting a run again in its folder goes on from the last checkpoint.
 """
@@ -6,11 +6,15 @@ Starting a run again in its folder goes on from the last checkpoint.
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -19,22 +23,16 @@ from stable_baselines3.common.vec_env import VecEnv
 from conserve_gym.agents import run_folder
 from conserve_gym.agents.algorithms import ALGORITHMS, VIEWS
 from conserve_gym.agents.callbacks import Checkpoint, LogEpisodes, ObservedRange
+from conserve_gym.agents.evolution import evolve
+from conserve_gym.agents.networks.placement_view import without_padding
+from conserve_gym.agents.preference import DrawnPreference
 from conserve_gym.agents.seeds import training_seed
 from conserve_gym.agents.semi_markov import RecordTime
 from conserve_gym.agents.training_spec import TrainingSpec
-from conserve_gym.envs.configuration import ConfigurationError, Scenario, scenario, validated
-from conserve_gym.envs.placement_env import (
-    ConversationPlacementEnv,
-    JointPlacementEnv,
-    PlacementEnv,
-    TurnPlacementEnv,
-)
-
-ENVIRONMENTS: dict[str, type[PlacementEnv]] = {
-    "conversation": ConversationPlacementEnv,
-    "joint": JointPlacementEnv,
-    "turn": TurnPlacementEnv,
-}
+from conserve_gym.envs.configuration import ConfigurationError, Scenario, validated
+from conserve_gym.envs.placement_env import ENVIRONMENTS
+from conserve_gym.envs.randomised import RandomisedScenario, scenarios
+from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 
 
 def train(config: DictConfig) -> Path:
@@ -50,14 +48,17 @@ def train(config: DictConfig) -> Path:
         from conserve_gym.agents.imitation.imitate import imitate  # it plays with what is trained
 
         return imitate(config, spec)
-    built = scenario(config)
+    played = scenarios(config)
     settings = run_folder.settings(config)
     run_folder.check_same(folder, settings)
     if (folder / run_folder.MODEL).exists():
         print(f"{folder} is complete already")
         return folder
+    if spec.agent.algorithm == "evolution":
+        evolve(config, spec, folder, settings)
+        return folder
     checkpoint = run_folder.latest_checkpoint(folder)
-    envs = _vector_env(built, spec)
+    envs = vector_env(played, spec)
     if checkpoint:
         try:
             model = run_folder.load_model(ALGORITHMS[spec.agent.algorithm].model, checkpoint)
@@ -76,14 +77,14 @@ def train(config: DictConfig) -> Path:
     run_folder.claim(
         folder,
         settings,
-        built.cluster,
+        validated(ClusterSpec, config.cluster, "cluster"),
         steps_done=model.num_timesteps,
         episode_seed=episode_seed,
     )
     callbacks: list[BaseCallback] = [
         LogEpisodes(),
-        ObservedRange(),
-        Checkpoint(folder / "checkpoints", spec.checkpoint_every, spec.rollout_steps),
+        ObservedRange(known(spec, envs)),
+        Checkpoint(folder / "checkpoints", spec.checkpoint_every, spec.agent.rollout_steps),
     ]
     if spec.discount.kind == "per_second" and ALGORITHMS[spec.agent.algorithm].on_policy:
         callbacks.append(RecordTime())
@@ -113,23 +114,49 @@ def training_spec(config: DictConfig) -> TrainingSpec:
         key: agent.pop(key, None)
         for key in ("algorithm", "network", "n_envs", "n_steps", "train_freq", "warm_start")
     }
-    keys = ("environment", "seed", "total_timesteps", "checkpoint_every", "discount")
+    keys = ("environment", "seed", "total_timesteps", "checkpoint_every", "discount", "preference")
     values = {key: config[key] for key in keys}
     spec = OmegaConf.create({**values, "agent": {**own, "settings": agent}})
     return validated(TrainingSpec, spec)
 
 
-def _vector_env(built: Scenario, spec: TrainingSpec) -> VecEnv:
+def vector_env(played: Scenario | RandomisedScenario, spec: TrainingSpec) -> VecEnv:
+    """Return the environments of a training run.
+
+    Raises:
+        ConfigurationError: The network cannot play what is drawn, or nothing can be preferred.
+    """
+    draws_clusters = isinstance(played, RandomisedScenario) and played.draws_clusters
+    if draws_clusters and spec.agent.network == "mlp":
+        raise ConfigurationError(
+            "agent.network=mlp belongs to one cluster: randomise.cluster needs agent.network=scorer"
+        )
+    nominal = played.nominal if isinstance(played, RandomisedScenario) else played
+    if spec.preference and not nominal.reward.energy:
+        raise ConfigurationError(
+            "preference=true weighs reward.energy, which is 0: choose reward=energy"
+        )
     environment, shown = ENVIRONMENTS[spec.environment], VIEWS[spec.agent.network]
-    assert spec.agent.n_envs is not None
-    return make_vec_env(lambda: shown(environment(built)), n_envs=spec.agent.n_envs)
+
+    def make() -> gymnasium.Env[Any, Any]:
+        env: gymnasium.Env[Any, Any] = shown(environment(played))
+        return DrawnPreference(env) if spec.preference else env
+
+    return make_vec_env(make, n_envs=spec.agent.n_envs or 1)
+
+
+def known(spec: TrainingSpec, envs: VecEnv) -> Callable[[Any], Any]:
+    """Return what leaves out of observations that a smaller cluster has fewer engines."""
+    if spec.agent.network == "mlp":
+        return np.asarray
+    return partial(without_padding, n_placements=int(cast(Discrete, envs.action_space).n))
 
 
 def _create(spec: TrainingSpec, envs: VecEnv) -> Any:
     algorithm = ALGORITHMS[spec.agent.algorithm]
     agent, settings = spec.agent, dict(spec.agent.settings)
     kept = "rollout_buffer" if algorithm.on_policy else "replay_buffer"
-    settings["n_steps" if algorithm.on_policy else "train_freq"] = agent.steps
+    settings["n_steps" if algorithm.on_policy else "train_freq"] = agent.n_steps or agent.train_freq
     if spec.discount.kind == "per_second":
         settings["gamma"] = float(np.exp(-1.0 / spec.discount.horizon_s))
         settings[f"{kept}_class"] = algorithm.buffer

@@ -28,36 +28,27 @@ import numpy as np
 
 from conserve_gym.baselines.baseline import Baseline, Parameter
 from conserve_gym.baselines.tie_breaker import TieBreaker
+from conserve_gym.costs import fitted
 from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.observation import FloatArray, Observation
 from conserve_gym.placement import Placement
 from conserve_gym.policy import Reads
-from conserve_gym.site import EngineProfile
+from conserve_gym.profiles import EngineProfile
 
 SLO_S = 1.0
 SLO_S_PER_TOKEN = 62.5e-6
-_NEW = (512, 1024, 2048, 4096, 8192, 16_384, 32_768)
-_CONTEXT = (0, 4096, 16_384, 65_536)
 
 
 class PrefillCost:
     """Seconds of a prefill: c_lin n + c_attn n (L - n / 2).
 
     Args:
-        profile: Of the engine; the coefficients have the least squared relative error on prompts
-            of 512 to 32,768 new tokens after up to 65,536 cached ones.
+        profile: Of the engine.
     """
 
     def __init__(self, profile: EngineProfile) -> None:
         """Fit the coefficients."""
-        seconds, rows = [], []
-        for new in _NEW:
-            for context in _CONTEXT:
-                seconds.append(profile.prefill_s(new, context))
-                rows.append((new, new * (context + new / 2)))
-        relative = np.array(rows) / np.array(seconds)[:, np.newaxis]
-        fitted = np.linalg.lstsq(relative, np.ones(len(rows)), rcond=None)[0]
-        self._linear, self._attention = (float(coefficient) for coefficient in fitted)
+        self._linear, self._attention, *_ = fitted(profile)
 
     def __call__(self, prompt: float, cached: float) -> float:
         """Return the seconds of a prompt of which so many tokens are cached."""

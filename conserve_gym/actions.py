@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conserve_gym import rules
+from conserve_gym.estimates import Estimates
 from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement, as_table, candidates
@@ -33,7 +34,10 @@ class Actions(Protocol):
         """Return which actions find room, shape (actions,); at least one is true."""
 
     def table(self, observation: Observation) -> npt.NDArray[np.float32]:
-        """Return the placement of every action as networks see it, shape (actions, 3)."""
+        """Return the placement of every action as networks see it, shape (actions, columns).
+
+        The columns are those of ``as_table``, and then ``estimates.COLUMNS``.
+        """
 
 
 class ConversationActions:
@@ -57,6 +61,7 @@ class ConversationActions:
                 f"cannot disaggregate: engines have roles {roles}; every one that decodes needs "
                 "another that is 'prefill' or 'mixed'"
             )
+        self._estimates = Estimates(fleet)
         self._both = np.ones(2, dtype=np.bool_)
         self._both.flags.writeable = False
 
@@ -69,8 +74,10 @@ class ConversationActions:
         return self._both
 
     def table(self, observation: Observation) -> npt.NDArray[np.float32]:
-        """Return the placements of both actions as networks see them, shape (2, 3)."""
-        return as_table([self.placement(observation, action) for action in (0, 1)])
+        """Return the placements of both actions as networks see them, shape (2, columns)."""
+        table = as_table([self.placement(observation, action) for action in (0, 1)])
+        ends = table[:, :2].astype(np.intp).T
+        return np.concatenate([table, self._estimates(observation, *ends)], axis=1)
 
 
 class TurnActions(ConversationActions):
@@ -108,7 +115,8 @@ class JointActions:
         """List the candidates."""
         self._candidates = candidates(fleet, offload_above)
         self._table = as_table(self._candidates)
-        self._table.flags.writeable = False
+        self._estimates = Estimates(fleet)
+        self._prefill_at = np.array([placement.prefill_at for placement in self._candidates])
         self._decode_at = np.array([placement.decode_at for placement in self._candidates])
         self.meanings = tuple(map(_meaning, self._candidates))
 
@@ -122,8 +130,9 @@ class JointActions:
         return mask if mask.any() else np.ones_like(mask)
 
     def table(self, observation: Observation) -> npt.NDArray[np.float32]:
-        """Return the candidates as networks see them, shape (actions, 3)."""
-        return self._table
+        """Return the candidates as networks see them, shape (actions, columns)."""
+        estimates = self._estimates(observation, self._prefill_at, self._decode_at)
+        return np.concatenate([self._table, estimates], axis=1)
 
 
 KINDS = tuple(actions.kind for actions in (ConversationActions, TurnActions, JointActions))

@@ -1,11 +1,17 @@
-"""What a router knows of its engines beforehand: roles, sizes of KV pools, relative speeds."""
+"""What a router knows of its engines beforehand: roles, sizes of KV pools, costs of work."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import Any
+
+from conserve_gym.costs import UNKNOWN, EngineCosts, MoveCosts
+
+_LONG_PROMPT = 8192  # tokens; what a prefill engine of the paper takes in one step
+_FULL_BATCH = 32  # turns; long prompts of so many fill four fifths of an A40's pool there
 
 
 class Role(StrEnum):
@@ -33,44 +39,54 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Fleet:
-    """Roles, KV capacities and relative speeds of the engines, in the cluster's order.
+    """What is known of the engines beforehand, in the cluster's order.
 
-    Fleets that differ in speeds alone are equal: observations tell the speeds.
+    Fleets that differ in costs alone are equal: observations and estimates tell the costs.
 
     Attributes:
         roles: Role of each engine.
         kv_capacity_tokens: KV cache of each engine, in tokens.
-        prefill_speeds: Speed of a long prompt alone on each engine, as a share of the fastest's;
-            given none, all are 1.
-        decode_speeds: Speed of a full batch of decodes, alike.
+        costs: What work costs on each engine; given none, all are alike.
+        move: What moving KV between two engines costs.
+        apart: Whether the cluster sets each engine apart for prefill, whatever role it has now;
+            given none, those with that role.
 
     Raises:
-        ValueError: No engine decodes, the lengths differ, or a speed is no share.
+        ValueError: No engine decodes, or the lengths differ.
     """
 
     roles: tuple[Role, ...]
     kv_capacity_tokens: tuple[int, ...]
-    prefill_speeds: tuple[float, ...] = field(default=(), compare=False)
-    decode_speeds: tuple[float, ...] = field(default=(), compare=False)
+    costs: tuple[EngineCosts, ...] = field(default=(), compare=False)
+    move: MoveCosts = field(default=MoveCosts(), compare=False)
+    apart: tuple[bool, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Check that conversations can run somewhere."""
-        for name in ("prefill_speeds", "decode_speeds"):
-            speeds = getattr(self, name) or (1.0,) * len(self.roles)
-            if len(speeds) != len(self.roles):
-                raise ValueError(f"{len(self.roles)} roles for {len(speeds)} {name}")
-            if not all(0.0 < speed <= 1.0 for speed in speeds):
-                raise ValueError(f"{name}={speeds} are not shares of the fastest engine's")
-            object.__setattr__(self, name, speeds)
-        if len(self.roles) != len(self.kv_capacity_tokens):
-            raise ValueError(
-                f"{len(self.roles)} roles for {len(self.kv_capacity_tokens)} KV capacities"
-            )
+        if not self.costs:
+            object.__setattr__(self, "costs", (UNKNOWN,) * len(self.roles))
+        if not self.apart:
+            apart = tuple(not role.decodes for role in self.roles)
+            object.__setattr__(self, "apart", apart)
+        for name in ("kv_capacity_tokens", "costs", "apart"):
+            if len(getattr(self, name)) != len(self.roles):
+                raise ValueError(f"{len(self.roles)} roles for {len(getattr(self, name))} {name}")
         if not self.decoders:
             raise ValueError(
                 f"no engine decodes: roles are {[str(role) for role in self.roles]}; "
                 "at least one must be 'decode' or 'mixed'"
             )
+
+    @cached_property
+    def prefill_speeds(self) -> tuple[float, ...]:
+        """Speed of a long prompt alone on each engine, as a share of the fastest's."""
+        return _speeds([costs.prefill_s(_LONG_PROMPT, 0) for costs in self.costs])
+
+    @cached_property
+    def decode_speeds(self) -> tuple[float, ...]:
+        """Speed of a full batch of decodes on each engine, as a share of the fastest's."""
+        full = _FULL_BATCH, _FULL_BATCH * _LONG_PROMPT
+        return _speeds([costs.decode_step_s(*full) for costs in self.costs])
 
     @cached_property
     def decoders(self) -> tuple[int, ...]:
@@ -90,13 +106,14 @@ class Fleet:
     def _prefillers(self) -> tuple[int, ...]:
         return tuple(i for i, role in enumerate(self.roles) if role.prefills_for_others)
 
-    def to_json(self) -> dict[str, list[str] | list[int] | list[float]]:
+    def to_json(self) -> dict[str, Any]:
         """Return the fleet as plain lists."""
         return {
             "roles": [str(role) for role in self.roles],
             "kv_capacity_tokens": list(self.kv_capacity_tokens),
-            "prefill_speeds": list(self.prefill_speeds),
-            "decode_speeds": list(self.decode_speeds),
+            "costs": [costs._asdict() for costs in self.costs],
+            "move": self.move._asdict(),
+            "apart": list(self.apart),
         }
 
     @classmethod
@@ -104,13 +121,20 @@ class Fleet:
         cls,
         roles: Sequence[str],
         kv_capacity_tokens: Sequence[int],
-        prefill_speeds: Sequence[float] = (),
-        decode_speeds: Sequence[float] = (),
+        costs: Sequence[Mapping[str, float]],
+        move: Mapping[str, float],
+        apart: Sequence[bool],
     ) -> Fleet:
         """Build a fleet from plain lists."""
         return cls(
             tuple(Role(role) for role in roles),
             tuple(int(capacity) for capacity in kv_capacity_tokens),
-            tuple(float(speed) for speed in prefill_speeds),
-            tuple(float(speed) for speed in decode_speeds),
+            tuple(EngineCosts(**each) for each in costs),
+            MoveCosts(**move),
+            tuple(bool(each) for each in apart),
         )
+
+
+def _speeds(seconds: Sequence[float]) -> tuple[float, ...]:
+    fastest = min(seconds)
+    return tuple(fastest / each for each in seconds)

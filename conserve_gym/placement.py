@@ -45,7 +45,6 @@ class Placement(NamedTuple):
         return prefill_at != decode_at and (placed or new_tokens >= offload_above)
 
 
-PLACEMENT_COLUMNS = 3
 _MANY_TOKENS = 262144  # an offload_above that counts as never, as the longest prompt observed
 
 

@@ -81,6 +81,18 @@ def scenario(config: DictConfig) -> Scenario:
     """Build a scenario from the groups of a composed configuration.
 
     Raises:
+        ConfigurationError: A key or value is not right, or scenarios are to be drawn.
+        WorkloadError: The workload or its arrivals cannot be used.
+    """
+    if config.get("randomise") is not None:
+        raise ConfigurationError("randomise is for training and environments: here it must be null")
+    return nominal_scenario(config)
+
+
+def nominal_scenario(config: DictConfig) -> Scenario:
+    """Build a scenario, whatever is said of drawing others.
+
+    Raises:
         ConfigurationError: A key or value is not right.
         WorkloadError: The workload or its arrivals cannot be used.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast
 
 import gymnasium
 import numpy as np
@@ -14,15 +14,18 @@ from gymnasium import spaces
 from conserve_gym.actions import actions_of
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs import rendering
-from conserve_gym.envs.configuration import ConfigurationError, Scenario, load_scenario
+from conserve_gym.envs.configuration import ConfigurationError, Scenario
+from conserve_gym.envs.randomised import RandomisedScenario, load_scenarios
 from conserve_gym.envs.reward import reward_terms, weighted
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.standalone import Standalone, StandaloneEngine
 from conserve_gym.envs.serving.timeline import Timeline
 from conserve_gym.envs.workloads.workload import draw_episode
+from conserve_gym.fleet import Fleet
 from conserve_gym.metrics import ConversationRecord, RecordReader, summarise
 from conserve_gym.observation import FIELDS, FIELDS_OF, GROUPS, Observation, Scaler, split
 
+T = TypeVar("T", bound=np.generic)
 ObservationDict: TypeAlias = dict[str, npt.NDArray[np.float32]]
 
 
@@ -51,18 +54,47 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
         cls.__doc__ = (cls.__doc__ or "").replace("    <observation table>", _observation_table())
 
     def __init__(
-        self, scenario: Scenario | Sequence[str] = (), render_mode: str | None = None
+        self,
+        scenario: Scenario | RandomisedScenario | Sequence[str] = (),
+        render_mode: str | None = None,
     ) -> None:
-        """Lay out the spaces for the scenario's cluster."""
-        if not isinstance(scenario, Scenario):
-            scenario = load_scenario(scenario)
+        """Lay out the spaces for the scenario's cluster, or for the largest one."""
+        if not isinstance(scenario, Scenario | RandomisedScenario):
+            scenario = load_scenarios(scenario)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ConfigurationError(
                 f"render_mode={render_mode!r} is none of {self.metadata['render_modes']}"
             )
-        self.scenario = scenario
+        self._random = scenario if isinstance(scenario, RandomisedScenario) else None
+        nominal = scenario.nominal if isinstance(scenario, RandomisedScenario) else scenario
         self.render_mode = render_mode
-        self.deployment = self.deployed(scenario.deployment)
+        self.deployment = self.deployed(nominal.deployment)
+        self._enter(nominal)
+        self.most_engines, self.most_actions = len(self.fleet.roles), len(self.actions.meanings)
+        if self._random:
+            self.most_engines, self.most_actions = most(
+                self._random, self.action_kind, self.deployment
+            )
+        shapes = {group: (len(FIELDS_OF[group]),) for group in GROUPS}
+        space = spaces.Dict(
+            {
+                group: spaces.Box(
+                    0.0,
+                    1.0,
+                    (self.most_engines, *shape) if group == "engines" else shape,
+                    np.float32,
+                )
+                for group, shape in shapes.items()
+            }
+        )
+        self.observation_space = cast(spaces.Space[ObservationDict], space)
+        self.action_space = spaces.Discrete(self.most_actions)
+        self._cluster: Cluster | None = None
+        self._timeline: Timeline | None = None
+
+    def _enter(self, scenario: Scenario) -> None:
+        """Go over to a scenario's cluster."""
+        self.scenario = scenario
         spec = scenario.cluster
         self.fleet = spec.fleet(self.deployment)
         try:
@@ -72,22 +104,6 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
         self._scaler = Scaler(len(self.fleet.roles))
         self._standalone = StandaloneEngine.of(spec)
         self._caveats = spec.caveats
-        shapes = {group: (len(FIELDS_OF[group]),) for group in GROUPS}
-        space = spaces.Dict(
-            {
-                group: spaces.Box(
-                    0.0,
-                    1.0,
-                    (len(self.fleet.roles), *shape) if group == "engines" else shape,
-                    np.float32,
-                )
-                for group, shape in shapes.items()
-            }
-        )
-        self.observation_space = cast(spaces.Space[ObservationDict], space)
-        self.action_space = spaces.Discrete(len(self.actions.meanings))
-        self._cluster: Cluster | None = None
-        self._timeline: Timeline | None = None
 
     @classmethod
     def deployed(cls, deployment: Deployment) -> Deployment:
@@ -99,6 +115,8 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
     ) -> tuple[ObservationDict, dict[str, Any]]:
         """Draw the episode's conversations and run to the first decision."""
         super().reset(seed=seed)
+        if self._random:
+            self._enter(self._random.draw(self.np_random))
         episode = draw_episode(self.scenario.workload, self.scenario.arrivals, self.np_random)
         spec = self.scenario.cluster
         if self.render_mode == "rgb_array":
@@ -120,6 +138,11 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
             raise ValueError(f"action {action!r} is not in {self.action_space}")
         if self._observation.conversation < 0:
             raise gymnasium.error.ResetNeeded("the episode has ended: call reset()")
+        if action >= len(self.actions.meanings):
+            raise ValueError(
+                f"action {action!r} is none of this cluster's {len(self.actions.meanings)}; "
+                "action_masks() leaves such actions out"
+            )
         placed_s = cluster.now
         cluster.place(self.actions.placement(self._observation, int(action)))
         terminated = not cluster.advance()
@@ -133,7 +156,9 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
             for record in ended
         ]
         terms = reward_terms(
-            map(ConversationRecord.normalised, ended, alone), joules - self._joules
+            map(ConversationRecord.normalised, ended, alone),
+            joules - self._joules,
+            observation.engine_field("kv_known")[list(self.fleet.decoders)],
         )
         self._joules = joules
         self._records += ended
@@ -152,14 +177,16 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Return which actions find room now, shape (actions,)."""
-        return self.actions.mask(self._observation)
+        return _lengthened(self.actions.mask(self._observation), self.most_actions)
 
     def placements(self) -> npt.NDArray[np.float32]:
-        """Return what each action would do now, shape (actions, 3).
+        """Return what each action would do now, shape (actions, columns).
 
-        A row has the prefill engine, the decode engine, and ``offload_above`` scaled to [0, 1].
+        A row has the prefill engine, the decode engine, ``offload_above`` scaled to [0, 1], and
+        what the placement is estimated to cost: ``conserve_gym.estimates.COLUMNS``, scaled. Where
+        clusters are drawn, rows of zeros follow.
         """
-        return self.actions.table(self._observation)
+        return _lengthened(self.actions.table(self._observation), self.most_actions)
 
     def render(self) -> str | npt.NDArray[np.uint8] | None:
         """Return the cluster as text, as a policy sees it, or what ran where as a picture."""
@@ -185,7 +212,9 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
         return self._observation
 
     def _scaled(self, observation: Observation) -> ObservationDict:
-        return split(self._scaler(observation.raw))
+        groups = split(self._scaler(observation.raw))
+        groups["engines"] = _lengthened(groups["engines"], self.most_engines)
+        return groups
 
     def _info(self, dt: float) -> dict[str, Any]:
         return {
@@ -204,6 +233,35 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
             decoders=self.fleet.decoders,
             kv_bytes_per_token=self.scenario.cluster.kv_bytes_per_token,
         )
+
+
+def most(
+    scenarios: RandomisedScenario, action_kind: str, deployment: Deployment
+) -> tuple[int, int]:
+    """Return the number of engines and of actions that no drawn cluster exceeds.
+
+    Raises:
+        ConfigurationError: Some cluster that may be drawn does not allow such actions.
+    """
+    sizes = []
+    for roles in dict.fromkeys(scenarios.roles(deployment)):
+        fleet = Fleet(roles, (1,) * len(roles))
+        try:
+            actions = actions_of(action_kind, fleet, scenarios.nominal.offload_above)
+        except ValueError as error:
+            raise ConfigurationError(f"randomise: {error}") from None
+        sizes.append((len(roles), len(actions.meanings)))
+    engines, actions_ = zip(*sizes, strict=True)
+    return max(engines), max(actions_)
+
+
+def _lengthened(rows: npt.NDArray[T], length: int) -> npt.NDArray[T]:
+    """Return rows with zeros after them."""
+    if len(rows) == length:
+        return rows
+    longer = np.zeros((length, *rows.shape[1:]), dtype=rows.dtype)
+    longer[: len(rows)] = rows
+    return longer
 
 
 class ConversationPlacementEnv(PlacementEnv):
@@ -238,7 +296,8 @@ class ConversationPlacementEnv(PlacementEnv):
     `info["reward_terms"]`:
     `attained` (conversations that ended with TTFET, last-turn TBT and E2E within 5 x their
     standalone values), `ttfet`, `tbt`, `e2e` (less the excess over standalone, in SLOs, at most 4
-    a conversation), `energy` (less kilojoules of all engines).
+    a conversation), `energy` (less kilojoules of all engines), `imbalance` (less the coefficient of
+    variation of what decoders hold of their KV pools).
     `info["dt"]` has the seconds that passed, for discounting by time, and `info["caveats"]` what of
     the cluster's hardware was not measured.
 
@@ -267,10 +326,14 @@ class ConversationPlacementEnv(PlacementEnv):
 
     | Argument | Type | Default | Meaning |
     |---|---|---|---|
-    | `scenario` | `Scenario` or list of str | `()` | a built scenario, or overrides of
-    `conf/scenario.yaml` as on a Hydra command line |
+    | `scenario` | `Scenario`, `RandomisedScenario` or list of str | `()` | a built scenario, what
+    draws one an episode, or overrides of `conf/scenario.yaml` as on a Hydra command line |
     | `render_mode` | `"ansi"`, `"rgb_array"` or None | None | text picture of the cluster as a
     policy sees it; or picture of the last 30 s: phases, KV and transfers of every engine |
+
+    With `randomise=fleet` among the overrides every episode has another cluster. The spaces are
+    those of the largest: after a smaller one's, `engines` has rows of zeros, and actions that
+    `action_masks()` leaves out and that are refused.
 
     Raises `ConfigurationError` for a key or value that is not right, or a cluster in which
     nothing can be disaggregated.
@@ -368,3 +431,10 @@ class TurnPlacementEnv(PlacementEnv):
     def deployed(cls, deployment: Deployment) -> Deployment:
         """Return the scenario's deployment, with a decision on every turn."""
         return replace(deployment, decides_every_turn=True)
+
+
+ENVIRONMENTS: dict[str, type[PlacementEnv]] = {
+    environment.action_kind: environment
+    for environment in (ConversationPlacementEnv, JointPlacementEnv, TurnPlacementEnv)
+}
+"""The environments by their kind of action, as ``environment=`` names them."""

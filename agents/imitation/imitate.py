@@ -15,21 +15,22 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
 
 from conserve_gym.agents import campaign, run_folder
-from conserve_gym.agents.algorithms import ALGORITHMS, VIEWS
-from conserve_gym.agents.evaluation import play
+from conserve_gym.agents.algorithms import ALGORITHMS
 from conserve_gym.agents.imitation.cloning import Fit, fit
 from conserve_gym.agents.imitation.imitation_spec import ImitationSpec
 from conserve_gym.agents.imitation.recording import Cell, read, record
 from conserve_gym.agents.policies import resolve
-from conserve_gym.agents.seeds import FIRST_TRAINING_SEED, training_seed
-from conserve_gym.agents.training import ENVIRONMENTS
+from conserve_gym.agents.seeds import training_seed
+from conserve_gym.agents.training import known, vector_env
 from conserve_gym.agents.training_spec import TrainingSpec
-from conserve_gym.envs.configuration import ConfigurationError, Scenario, scenario, validated
+from conserve_gym.envs.configuration import ConfigurationError, validated
+from conserve_gym.envs.placement_env import ENVIRONMENTS, PlacementEnv
+from conserve_gym.envs.randomised import scenarios
+from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.files import whole
-from conserve_gym.ledger import Placed
 
 RECORDINGS, ROUNDS, FITS = "recordings", "rounds", "fits.csv"
 
@@ -42,17 +43,20 @@ def imitate(config: DictConfig, spec: TrainingSpec) -> Path:
     """
     folder = Path(config.run)
     imitation = validated(ImitationSpec, OmegaConf.create(spec.agent.settings), "agent")
-    built = scenario(config)
+    played = scenarios(config)
     settings = run_folder.settings(config)
     run_folder.check_same(folder, settings)
     if (folder / run_folder.MODEL).exists():
         print(f"{folder} is complete already")
         return folder
-    _check_base(built, spec, imitation)
-    episodes = _episodes(built, spec, imitation)
-    _create(spec, imitation, built)  # says what is wrong before anything is recorded
+    env = ENVIRONMENTS[spec.environment](played)
+    _check_base(env, imitation.base)
+    episodes = _episodes(env, spec, imitation)
+    envs = vector_env(played, spec)
+    _create(spec, imitation, envs)  # says what is wrong before anything is recorded
+    cluster = validated(ClusterSpec, config.cluster, "cluster")
     run_folder.claim(
-        folder, settings, built.cluster, steps_done=0, episode_seed=training_seed(spec.seed, 0)
+        folder, settings, cluster, steps_done=0, episode_seed=training_seed(spec.seed, 0)
     )
     recordings = folder / RECORDINGS
     campaign.claim(recordings, {})
@@ -64,17 +68,15 @@ def imitate(config: DictConfig, spec: TrainingSpec) -> Path:
     for i in range(imitation.dagger_rounds + 1):
         numbers = range(i * episodes, (i + 1) * episodes)
         latest = [Cell(i, training_seed(spec.seed, number)) for number in numbers]
-        job = partial(record, built, spec.environment, spec.agent.network, imitation.base, learner)
+        job = partial(record, played, spec.environment, spec.agent.network, imitation.base, learner)
         jobs = {cell: partial(job, cell, recordings) for cell in latest}
-        campaign.play(jobs, recordings, results, config.workers, console)
+        campaign.play(jobs, recordings, results, imitation.workers, console)
         cells += latest
         steps = sum(results[cell]["decisions"] for cell in cells)
         learner = folder / ROUNDS / str(i)
-        model, fitted = _fitted(spec, imitation, built, recordings, cells)
+        model, fitted = _fitted(spec, imitation, envs, recordings, cells)
         model.num_timesteps = steps
-        run_folder.claim(
-            learner, settings, built.cluster, steps_done=steps, episode_seed=latest[0].seed
-        )
+        run_folder.claim(learner, settings, cluster, steps_done=steps, episode_seed=latest[0].seed)
         run_folder.save_model(model, learner / run_folder.MODEL)
         fits.append({"round": i, "decisions": steps, **fitted._asdict()})
     with whole(folder / FITS) as path, path.open("w", newline="", encoding="utf-8") as file:
@@ -85,38 +87,38 @@ def imitate(config: DictConfig, spec: TrainingSpec) -> Path:
     return folder
 
 
-def _check_base(built: Scenario, spec: TrainingSpec, imitation: ImitationSpec) -> None:
-    base = resolve(imitation.base, built.cluster).deployment
-    deployment = ENVIRONMENTS[spec.environment].deployed(built.deployment)
-    if base != deployment:
+def _check_base(env: PlacementEnv, base: str) -> None:
+    theirs = resolve(base, env.scenario.cluster).deployment
+    if theirs != env.deployment:
         raise ConfigurationError(
-            f"agent.base={imitation.base} runs deployment={base.to_json()}, and the environment "
-            f"{deployment.to_json()}"
+            f"agent.base={base} runs deployment={theirs.to_json()}, and the environment "
+            f"{env.deployment.to_json()}"
         )
 
 
-def _episodes(built: Scenario, spec: TrainingSpec, imitation: ImitationSpec) -> int:
-    """Return how many episodes make a round, by the decisions that one of the base's has."""
-    base = resolve(imitation.base, built.cluster)
-    ledger = play(built, base, FIRST_TRAINING_SEED).ledger
-    decisions = sum(isinstance(event, Placed) for event in ledger)
-    episodes = spec.total_timesteps // (decisions * (imitation.dagger_rounds + 1))
+def _episodes(env: PlacementEnv, spec: TrainingSpec, imitation: ImitationSpec) -> int:
+    """Return how many episodes make a round, by the decisions that the first has."""
+    env.reset(seed=training_seed(spec.seed, 0))
+    played = env.cluster.conversations
+    every_turn = env.deployment.decides_every_turn
+    decisions = sum(len(one.turns) for one in played) if every_turn else len(played)
+    rounds = imitation.dagger_rounds + 1
+    episodes = spec.total_timesteps // (decisions * rounds)
     if episodes * imitation.validation_fraction < 1.0:
         raise ConfigurationError(
             f"total_timesteps={spec.total_timesteps:,} is {episodes} episodes of {decisions:,} "
-            f"decisions in each of {imitation.dagger_rounds + 1} rounds: too few to hold out "
+            f"decisions in each of {rounds} rounds: too few to hold out "
             f"agent.validation_fraction={imitation.validation_fraction:g}"
         )
     return episodes
 
 
-def _create(spec: TrainingSpec, imitation: ImitationSpec, built: Scenario) -> Any:
-    network, algorithm = spec.agent.network, ALGORITHMS[spec.agent.algorithm]
-    env = make_vec_env(lambda: VIEWS[network](ENVIRONMENTS[spec.environment](built)))
+def _create(spec: TrainingSpec, imitation: ImitationSpec, envs: VecEnv) -> Any:
+    algorithm = ALGORITHMS[spec.agent.algorithm]
     try:
         return algorithm.model(
-            algorithm.policies[network],
-            env,
+            algorithm.policies[spec.agent.network],
+            envs,
             seed=spec.seed,
             device="cpu",
             policy_kwargs=dict(imitation.policy_kwargs),
@@ -129,7 +131,7 @@ def _create(spec: TrainingSpec, imitation: ImitationSpec, built: Scenario) -> An
 def _fitted(
     spec: TrainingSpec,
     imitation: ImitationSpec,
-    built: Scenario,
+    envs: VecEnv,
     folder: Path,
     cells: list[Cell],
 ) -> tuple[Any, Fit]:
@@ -138,8 +140,8 @@ def _fitted(
     held_out = [cell for i, cell in enumerate(cells) if int((i + 1) * share) > int(i * share)]
     unseen = read(folder, held_out)
     seen = read(folder, [cell for cell in cells if cell not in held_out])
-    model = _create(spec, imitation, built)
+    model = _create(spec, imitation, envs)
     fitted = fit(model, seen, unseen, imitation, spec.discount)
-    model.observed_low = np.min([one.shown.min(axis=0) for one in seen], axis=0)
-    model.observed_high = np.max([one.shown.max(axis=0) for one in seen], axis=0)
+    shown = known(spec, envs)(np.concatenate([one.shown for one in seen]))
+    model.observed_low, model.observed_high = np.fmin.reduce(shown), np.fmax.reduce(shown)
     return model, fitted

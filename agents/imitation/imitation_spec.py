@@ -15,7 +15,7 @@ class ImitationSpec:
     """How the look-ahead is asked, and how a policy is fitted to its answers.
 
     Attributes:
-        base: The rule that plays on after each action that is tried.
+        base: The rule or the run that plays on after each action that is tried.
         dagger_rounds: Times that the learner plays and the look-ahead is asked what was best
             there; 0 is plain behaviour cloning.
         validation_fraction: Share of the episodes that is held out.
@@ -23,6 +23,7 @@ class ImitationSpec:
         patience: Passes without a better loss on what is held out, until it stops.
         batch_size: Decisions in a step of the optimiser.
         learning_rate: Of Adam.
+        workers: Processes that play; None takes one a core.
         policy_kwargs: As for the Stable-Baselines3 policy.
     """
 
@@ -33,4 +34,5 @@ class ImitationSpec:
     patience: PositiveInt
     batch_size: PositiveInt
     learning_rate: Positive
+    workers: PositiveInt | None
     policy_kwargs: dict[str, Any]

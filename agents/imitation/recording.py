@@ -21,9 +21,9 @@ from conserve_gym.agents.imitation.expert import Expert
 from conserve_gym.agents.learned import LearnedPolicy
 from conserve_gym.agents.policies import resolve
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
-from conserve_gym.agents.training import ENVIRONMENTS
 from conserve_gym.envs.configuration import Scenario
-from conserve_gym.envs.placement_env import PlacementEnv
+from conserve_gym.envs.placement_env import ENVIRONMENTS, PlacementEnv
+from conserve_gym.envs.randomised import RandomisedScenario
 from conserve_gym.envs.serving.standalone import StandaloneEngine
 from conserve_gym.files import whole
 
@@ -64,7 +64,7 @@ class Recorded(NamedTuple):
 
 
 def record(
-    scenario: Scenario,
+    scenario: Scenario | RandomisedScenario,
     environment: str,
     network: str,
     base: str,
@@ -75,7 +75,7 @@ def record(
     """Play an episode and write down what the look-ahead finds out at each decision.
 
     Args:
-        scenario: What it runs on.
+        scenario: What it runs on, or what draws it.
         environment: Which environment.
         network: Kind of network that it is shown to.
         base: Policy that plays on after each action that is tried.
@@ -89,18 +89,22 @@ def record(
     assert cell.seed >= FIRST_TRAINING_SEED
     torch.set_num_threads(1)  # as in training
     env: PlacementEnv = ENVIRONMENTS[environment](scenario)
-    rule = resolve(base, scenario.cluster)
     policy = None if learner is None else LearnedPolicy(learner)
     played = VIEWS[network](env)
     shown, _ = played.reset(seed=cell.seed)
+    spec = env.scenario.cluster
+    rule = resolve(base, spec)
     rule.reset(cell.seed)
-    lone = StandaloneEngine.of(scenario.cluster)
+    if policy is not None:
+        policy.move_to(env.fleet)
+    lone = StandaloneEngine.of(spec)
     expert = Expert(rule, [lone.latencies(one.turns) for one in env.cluster.conversations])
     decisions: list[tuple[Any, ...]] = []
     info: dict[str, Any] = {}
     while "metrics" not in info:
         observation = env.cluster.observe()
-        values = expert.values(env.cluster, observation, env.actions)
+        values = np.full(env.most_actions, np.nan)
+        values[: len(env.actions.meanings)] = expert.values(env.cluster, observation, env.actions)
         action = int(np.nanargmax(values)) if policy is None else policy.action(observation)
         expert.taken(values[action])
         before = shown

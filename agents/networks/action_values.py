@@ -7,7 +7,15 @@ from typing import Any
 from sb3_contrib.qrdqn.policies import QRDQNPolicy, QuantileNetwork
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 
+from conserve_gym.agents.networks.placement_view import context_size
 from conserve_gym.agents.networks.scorer import Scorer
+
+
+def _scorer(network: Any, outputs: int) -> Scorer:
+    width, hidden = network.net_arch
+    n_placements = int(network.action_space.n)
+    context = context_size(network.observation_space.shape[0], n_placements)
+    return Scorer(n_placements, width, hidden, outputs, context)
 
 
 class ScorerQNetwork(QNetwork):
@@ -16,8 +24,7 @@ class ScorerQNetwork(QNetwork):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Put the scorer where Stable-Baselines3 has a perceptron."""
         super().__init__(*args, **kwargs)
-        width, hidden = self.net_arch
-        self.q_net = Scorer(int(self.action_space.n), width, hidden)  # type: ignore[assignment]
+        self.q_net = _scorer(self, 1)  # type: ignore[assignment]
 
 
 class ScorerQuantileNetwork(QuantileNetwork):
@@ -26,9 +33,7 @@ class ScorerQuantileNetwork(QuantileNetwork):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Put the scorer where Stable-Baselines3 has a perceptron."""
         super().__init__(*args, **kwargs)
-        width, hidden = self.net_arch
-        scorer = Scorer(int(self.action_space.n), width, hidden, outputs=self.n_quantiles)
-        self.quantile_net = scorer  # type: ignore[assignment]
+        self.quantile_net = _scorer(self, self.n_quantiles)  # type: ignore[assignment]
 
 
 class ScorerQPolicy(DQNPolicy):

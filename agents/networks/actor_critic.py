@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from conserve_gym.agents.networks.placement_view import parts
+from conserve_gym.agents.networks.placement_view import context_size, parts
 from conserve_gym.agents.networks.scorer import ACTIVATION, ClusterSummary, Scorer
 
 
@@ -25,13 +25,14 @@ class ScorerAndCritic(nn.Module):
         n_placements: How many there are to score.
         width: Numbers in an engine's embedding.
         hidden: Numbers in the layers after it.
+        context: Numbers that stand before the engines' rows.
     """
 
-    def __init__(self, n_placements: int, width: int, hidden: int) -> None:
+    def __init__(self, n_placements: int, width: int, hidden: int, context: int) -> None:
         """Make both."""
         super().__init__()
-        self.scorer = Scorer(n_placements, width, hidden)
-        self.cluster = ClusterSummary(width)
+        self.scorer = Scorer(n_placements, width, hidden, context=context)
+        self.cluster = ClusterSummary(width, context)
         self.hidden = nn.Sequential(nn.Linear(self.cluster.size, hidden), ACTIVATION())
 
     def forward(self, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,7 +68,9 @@ class MaskableScorerPolicy(MaskableActorCriticPolicy):
 def _build(policy: Any, lr_schedule: Schedule) -> None:
     """Put the scorer where Stable-Baselines3 has two perceptrons and a layer of logits."""
     width, hidden = policy.net_arch
-    policy.mlp_extractor = ScorerAndCritic(int(policy.action_space.n), width, hidden)
+    n_placements = int(policy.action_space.n)
+    context = context_size(policy.observation_space.shape[0], n_placements)
+    policy.mlp_extractor = ScorerAndCritic(n_placements, width, hidden, context)
     policy.action_net = nn.Identity()
     policy.value_net = nn.Linear(hidden, 1)
     # The gains of Stable-Baselines3: at first, all placements are about as probable.

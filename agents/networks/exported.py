@@ -15,8 +15,10 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
 from conserve_gym.agents.networks.actor_critic import ScorerAndCritic
+from conserve_gym.agents.networks.linear_model import LinearModel
 from conserve_gym.agents.networks.scorer import Scorer
 from conserve_gym.envs.configuration import ConfigurationError
+from conserve_gym.estimates import COLUMNS
 
 Float32Array = npt.NDArray[np.float32]
 Exported = tuple[dict[str, Any], dict[str, Float32Array]]
@@ -29,6 +31,9 @@ def exported(model: Any) -> Exported:
     Raises:
         ConfigurationError: The runtime knows no such layer.
     """
+    if isinstance(model, LinearModel):
+        columns = [column.name for column in COLUMNS]
+        return {"kind": "linear", "columns": columns}, {"weights": model.network.weights}
     policy = model.policy
     if isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy):
         extractor: Any = policy.mlp_extractor
@@ -42,16 +47,19 @@ def exported(model: Any) -> Exported:
     return _scorer(values) if isinstance(values, Scorer) else _mlp(values, quantiles)
 
 
-def scores(model: Any, shown: Float32Array) -> Float32Array:
+def scores(model: Any, shown: Float32Array, n_actions: int) -> Float32Array:
     """Return the training framework's own scores.
 
     Args:
         model: The model.
         shown: What its network is shown, (observations, numbers).
+        n_actions: How many it chooses from.
 
     Returns:
         Shape (observations, actions).
     """
+    if isinstance(model, LinearModel):
+        return np.stack([model.scores(each, n_actions) for each in shown])
     policy, views = model.policy, torch.from_numpy(shown)
     with torch.inference_mode():
         if isinstance(policy, QRDQNPolicy):
@@ -93,4 +101,6 @@ def _scorer(scorer: Scorer) -> Exported:
         last = tensors[name]
         tensors[name] = last.reshape(2, -1, *last.shape[1:]).mean(axis=1)
     hidden, embedding = scorer.decoder.weight.shape
-    return {"kind": "scorer", "embedding": embedding, "hidden": hidden}, tensors
+    context = scorer.cluster.context.in_features
+    widths = {"context": context, "embedding": embedding, "hidden": hidden}
+    return {"kind": "scorer", **widths}, tensors

@@ -11,11 +11,21 @@ import torch
 from gymnasium import spaces
 
 from conserve_gym.envs.placement_env import ObservationDict, PlacementEnv
+from conserve_gym.estimates import LARGEST, TABLE_COLUMNS
 from conserve_gym.observation import FIELDS_OF, GROUPS
-from conserve_gym.placement import PLACEMENT_COLUMNS
 
 N_CONTEXT = len(FIELDS_OF["cluster"]) + len(FIELDS_OF["conversation"])
 N_ENGINE = len(FIELDS_OF["engines"])
+_KV_CAPACITY = [field.name for field in FIELDS_OF["engines"]].index("kv_capacity")
+
+
+def context_size(n_numbers: int, n_placements: int) -> int:
+    """Return how many of a vector's numbers stand before the engines' rows.
+
+    They are the fields of the cluster and of the conversation, after a preference where one is
+    shown: what whole rows leave over.
+    """
+    return N_CONTEXT + (n_numbers - N_CONTEXT - n_placements * TABLE_COLUMNS) % N_ENGINE
 
 
 def view(
@@ -27,10 +37,13 @@ def view(
 
 def view_space(n_engines: int, n_placements: int) -> spaces.Box:
     """Return the space of such vectors."""
-    highest = np.ones((n_placements, PLACEMENT_COLUMNS), dtype=np.float32)
+    highest = np.full((n_placements, TABLE_COLUMNS), LARGEST, dtype=np.float32)
     highest[:, :2] = n_engines - 1
-    high = view(np.ones(N_CONTEXT + n_engines * N_ENGINE, dtype=np.float32), highest)
-    return spaces.Box(np.zeros_like(high), high)
+    highest[:, 2] = 1.0
+    lowest = -highest
+    lowest[:, :3] = 0.0
+    ones = np.ones(N_CONTEXT + n_engines * N_ENGINE, dtype=np.float32)
+    return spaces.Box(view(0.0 * ones, lowest), view(ones, highest))
 
 
 class PlacementView(
@@ -45,7 +58,7 @@ class PlacementView(
     def __init__(self, env: PlacementEnv) -> None:
         """Lay out the space."""
         super().__init__(env)
-        space: spaces.Space[Any] = view_space(len(env.fleet.roles), len(env.actions.meanings))
+        space: spaces.Space[Any] = view_space(env.most_engines, env.most_actions)
         self.observation_space = space
 
     def observation(self, observation: ObservationDict) -> npt.NDArray[np.float32]:
@@ -58,7 +71,8 @@ class Seen(NamedTuple):
     """The parts of a batch of such vectors.
 
     Attributes:
-        context: Fields of the cluster and of the conversation, (batch, fields).
+        context: Fields of the cluster and of the conversation, (batch, fields), after a preference
+            where one is shown.
         engines: Fields of the engines, (batch, engines, fields).
         placements: Rows of the placements, (batch, placements, columns).
     """
@@ -67,12 +81,29 @@ class Seen(NamedTuple):
     engines: torch.Tensor
     placements: torch.Tensor
 
+    @property
+    def real(self) -> torch.Tensor:
+        """Whether each row is an engine's, and not one of zeros after a smaller cluster's."""
+        return self.engines[..., _KV_CAPACITY] > 0.0
+
 
 def parts(views: torch.Tensor, n_placements: int) -> Seen:
     """Take a batch of such vectors apart; the number of engines follows from the length."""
-    rows = views.shape[1] - n_placements * PLACEMENT_COLUMNS
+    rows = views.shape[1] - n_placements * TABLE_COLUMNS
+    context = context_size(views.shape[1], n_placements)
     return Seen(
-        views[:, :N_CONTEXT],
-        views[:, N_CONTEXT:rows].reshape(len(views), -1, N_ENGINE),
-        views[:, rows:].reshape(len(views), n_placements, PLACEMENT_COLUMNS),
+        views[:, :context],
+        views[:, context:rows].reshape(len(views), -1, N_ENGINE),
+        views[:, rows:].reshape(len(views), n_placements, TABLE_COLUMNS),
     )
+
+
+def without_padding(views: npt.NDArray[np.float32], n_placements: int) -> npt.NDArray[np.float32]:
+    """Return a batch of such vectors with NaN in the rows that are no engine's."""
+    rows = views.shape[1] - n_placements * TABLE_COLUMNS
+    known = views.copy()
+    context = context_size(views.shape[1], n_placements)
+    engines = known[:, context:rows].reshape(len(views), -1, N_ENGINE)
+    engines[engines[..., _KV_CAPACITY] == 0.0] = np.nan
+    known[:, context:rows] = engines.reshape(len(views), -1)
+    return known

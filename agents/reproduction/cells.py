@@ -12,9 +12,9 @@ import numpy as np
 from conserve_gym.agents.reproduction import artifact_clock, user_clock
 from conserve_gym.agents.reproduction.arms import ARMS, MISROUTED_SHARE
 from conserve_gym.agents.reproduction.recording import SATURATION, Draw, draw
-from conserve_gym.agents.reproduction.sensitivity import scaled
 from conserve_gym.agents.reproduction.spec import CAPS, UNCAPPED, ReproductionSpec, WorkloadSpec
 from conserve_gym.envs.configuration import Scenario, load_scenario
+from conserve_gym.envs.serving.scaled_constants import scaled
 from conserve_gym.envs.workloads.arrivals import RecordedPrefiller
 from conserve_gym.envs.workloads.workload import draw_episode
 from conserve_gym.metrics import Clock

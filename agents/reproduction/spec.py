@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from conserve_gym.agents.reproduction.sensitivity import Constant
 from conserve_gym.envs.fields import STRICT, Positive
+from conserve_gym.envs.serving.scaled_constants import Constant
 
 UNCAPPED = "300/300"
 

@@ -19,19 +19,24 @@ from typing import Any
 import numpy as np
 
 from conserve_gym.actions import KINDS, Actions, actions_of, possible
+from conserve_gym.agents.runtime.linear import Linear
 from conserve_gym.agents.runtime.mlp import Float32Array, Mlp
-from conserve_gym.agents.runtime.scorer import Scorer
+from conserve_gym.agents.runtime.scorer import N_CONTEXT, Scorer
 from conserve_gym.deployment import Deployment
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Scaler, field_table, split
 
-SCHEMA = 2
+SCHEMA = 3
 HEADER, WEIGHTS, GOLDEN = "policy.json", "weights.safetensors", "golden.json"
 GOLDEN_TOLERANCE = 1e-4
 """Largest difference between a golden score and the one computed here."""
 
-_NETWORKS: dict[str, type[Mlp] | type[Scorer]] = {"mlp": Mlp, "scorer": Scorer}
+_NETWORKS: dict[str, type[Mlp] | type[Scorer] | type[Linear]] = {
+    "mlp": Mlp,
+    "scorer": Scorer,
+    "linear": Linear,
+}
 
 
 class ArtifactError(ConServeGymError):
@@ -52,6 +57,8 @@ class Artifact:
         seen_low: Smallest scaled value of each observation field in training; where any fleet is
             served, those of an engine stand there once.
         seen_high: Largest one.
+        preference: How much energy counts, from 0 to 1, unless the user says otherwise; None where
+            the policy was trained for one weight.
         header: The whole header.
     """
 
@@ -60,9 +67,10 @@ class Artifact:
     action_kind: str
     offload_above: tuple[float, ...]
     deployment: Deployment
-    network: Mlp | Scorer
+    network: Mlp | Scorer | Linear
     seen_low: Float32Array
     seen_high: Float32Array
+    preference: float | None
     header: dict[str, Any]
 
     def serves(self, fleet: Fleet) -> bool:
@@ -146,6 +154,7 @@ class Artifact:
             network=_NETWORKS[kind].from_header(header["network"], tensors),
             seen_low=np.array(observation["seen_low"], dtype=np.float32),
             seen_high=np.array(observation["seen_high"], dtype=np.float32),
+            preference=header["preference"] and float(header["preference"]["default"]),
             header=header,
         )
         artifact._check_sizes(path)
@@ -159,9 +168,15 @@ class Artifact:
             )
         if isinstance(self.network, Mlp):
             size = Scaler(len(self.fleet.roles)).size
-            self.network.check(size, len(self.actions(self.fleet).meanings))
+            shown = size + (self.preference is not None)
+            self.network.check(shown, len(self.actions(self.fleet).meanings))
         else:
             size = Scaler(1).size
+            shown = N_CONTEXT + (self.preference is not None)
+            if isinstance(self.network, Scorer) and self.network.context != shown:
+                raise ArtifactError(
+                    f"{path}/{HEADER}: network.context={self.network.context}, expected {shown}"
+                )
         for field in ("seen_low", "seen_high"):
             shape = getattr(self, field).shape
             if shape != (size,):
@@ -176,6 +191,9 @@ class Artifact:
             raise ArtifactError(
                 f"{path}/{GOLDEN}: {len(observations)} observations, {len(expected)} scores"
             )
+        if self.preference is not None:
+            preferences = np.array(golden["preferences"], dtype=np.float32)
+            observations = np.column_stack((preferences, observations))
         if isinstance(self.network, Mlp):
             found = [self.network.scores(observation) for observation in observations]
         else:

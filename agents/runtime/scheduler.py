@@ -12,6 +12,7 @@ import numpy as np
 from conserve_gym import rules
 from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError
 from conserve_gym.agents.runtime.mlp import Float32Array, Mlp
+from conserve_gym.agents.runtime.preference import checked_preference
 from conserve_gym.deployment import DEFAULT_DEPLOYMENT
 from conserve_gym.fleet import Fleet
 from conserve_gym.ledger import Ledger, Placed
@@ -49,40 +50,70 @@ class Scheduler:
     Args:
         artifact: The exported policy; None leaves every decision to the rule.
         reason: Why there is no policy.
+        preference: How much energy counts, from 0 to 1, for a policy that was trained for any;
+            None takes the default of its export.
 
     Attributes:
         decisions: Decisions taken since ``reset``.
         fallbacks: Of these, taken by the rule.
+
+    Raises:
+        PreferenceError: The policy was trained for one weight of energy, or the preference is not
+            from 0 to 1.
     """
 
-    def __init__(self, artifact: Artifact | None, reason: str = "") -> None:
+    def __init__(
+        self, artifact: Artifact | None, reason: str = "", preference: float | None = None
+    ) -> None:
         """Prepare to decide."""
         self.artifact = artifact
         self._reason = reason
         self.name = artifact.name if artifact else "rule"
         self.deployment = artifact.deployment if artifact else DEFAULT_DEPLOYMENT
         self.decisions = self.fallbacks = 0
+        self._preference = artifact.preference if artifact else None
+        if preference is not None:
+            self.preference = preference
+            self.name += f"(preference={preference:g})"
         if artifact:
             self._fit(artifact, artifact.fleet)
 
     @classmethod
-    def load(cls, path: str | Path, *, strict: bool = True) -> Scheduler:
+    def load(
+        cls, path: str | Path, *, strict: bool = True, preference: float | None = None
+    ) -> Scheduler:
         """Load an exported policy.
 
         Args:
             path: Folder or zip.
             strict: Raise when it cannot be used; otherwise log why and let the rule decide.
+            preference: As for the class.
 
         Raises:
             ArtifactError: It cannot be used, and ``strict`` is true.
+            PreferenceError: As for the class.
         """
         try:
-            return cls(Artifact.load(path))
+            artifact = Artifact.load(path)
         except ArtifactError as error:
             if strict:
                 raise
             _log.error("falling back to the rule: %s", error)
-            return cls(None, str(error))
+            return cls(None, str(error), preference)
+        return cls(artifact, preference=preference)
+
+    @property
+    def preference(self) -> float | None:
+        """How much energy counts, from 0 to 1; it may be set at any time."""
+        return self._preference
+
+    @preference.setter
+    def preference(self, preference: float) -> None:
+        artifact = self.artifact
+        has_knob = artifact is None or artifact.preference is not None
+        value = checked_preference(preference, self.name, has_knob)
+        if artifact is not None:  # the rule has none
+            self._preference = value
 
     def reset(self, seed: int) -> None:
         """Start counting anew; decisions are not random."""
@@ -107,6 +138,8 @@ class Scheduler:
         inside = (scaled >= self._low) & (scaled <= self._high)
         if not inside.all():
             return self._fall_back(observation, self._what_is_off(scaled, int(inside.argmin())))
+        if self._preference is not None:
+            scaled = np.concatenate((np.array([self._preference], dtype=np.float32), scaled))
         network = artifact.network
         if isinstance(network, Mlp):
             scores = network.scores(scaled)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from conserve_gym.estimates import TABLE_COLUMNS
 from conserve_gym.observation import FIELDS_OF
 
 Float32Array = npt.NDArray[np.float32]
 
-_N_CONTEXT = len(FIELDS_OF["cluster"]) + len(FIELDS_OF["conversation"])
+N_CONTEXT = len(FIELDS_OF["cluster"]) + len(FIELDS_OF["conversation"])
 _N_ENGINE = len(FIELDS_OF["engines"])
 
 _BLOCK = 512  # placements at a time: on 64 mixed engines, three times as fast as all 4,096 at once
@@ -26,18 +27,22 @@ class Scorer:
 
     Args:
         tensors: Its weights by name, of the shapes of ``shapes``.
+
+    Attributes:
+        context: Numbers that stand before the engines' rows.
     """
 
     def __init__(self, tensors: Mapping[str, Float32Array]) -> None:
         """Lay the weights out for rows of engines and of placements."""
         self._engine = _transposed(tensors["cluster.engine.weight"])
         self._context = tensors["cluster.context.weight"]
+        self.context = self._context.shape[1]
         self._context_bias = tensors["cluster.context.bias"]
         self._embedding = _transposed(tensors["cluster.embedding.weight"])
         self._embedding_bias = tensors["cluster.embedding.bias"]
         self._prefiller = _transposed(tensors["prefiller.weight"])
         self._decoder = _transposed(tensors["decoder.weight"])
-        self._flags = _transposed(tensors["flags.weight"])
+        self._row = _transposed(tensors["row.weight"])
         self._summary = tensors["summary.weight"]
         self._summary_bias = tensors["summary.bias"]
         self._score = _transposed(tensors["score.weight"])
@@ -47,10 +52,11 @@ class Scorer:
         """Return one score a placement.
 
         Args:
-            scaled: Scaled observation of a fleet of any size, (fields,).
-            placements: As ``conserve_gym.placement.as_table`` gives them, (placements, 3).
+            scaled: Scaled observation of a fleet of any size, (fields,), after a preference where
+                the network was shown one.
+            placements: As ``conserve_gym.actions`` gives them, (placements, columns).
         """
-        context, engines = scaled[:_N_CONTEXT], scaled[_N_CONTEXT:].reshape(-1, _N_ENGINE)
+        context, engines = scaled[: self.context], scaled[self.context :].reshape(-1, _N_ENGINE)
         hidden: Float32Array = engines @ self._engine
         hidden += self._context @ context + self._context_bias
         embeddings: Float32Array = _relu(hidden) @ self._embedding
@@ -62,7 +68,7 @@ class Scorer:
         ends = placements[:, :2].astype(np.intp)
         at, to = ends[:, 0], ends[:, 1]
         colocated = at == to
-        flags = np.column_stack((colocated, placements[:, 2])).astype(np.float32)
+        row = np.column_stack((colocated, placements[:, 2:])).astype(np.float32)
         decoder = embeddings @ self._decoder
         decoder += self._summary @ summary + self._summary_bias
         prefiller = embeddings @ self._prefiller
@@ -71,7 +77,7 @@ class Scorer:
             rows = slice(start, start + _BLOCK)
             between: Float32Array = prefiller.take(at[rows], axis=0)
             between += decoder.take(to[rows], axis=0)
-            between += flags[rows] @ self._flags
+            between += row[rows] @ self._row
             both[rows] = _relu(between) @ self._score
         both += self._score_bias
         return np.where(colocated, both[:, 1], both[:, 0])
@@ -83,7 +89,8 @@ class Scorer:
         Raises:
             ValueError: A weight has another shape than the header says.
         """
-        for name, shape in shapes(network["embedding"], network["hidden"]).items():
+        widths = network["embedding"], network["hidden"], network["context"]
+        for name, shape in shapes(*widths).items():
             if tensors[name].shape != shape:
                 raise ValueError(
                     f"network: {name} has shape {tensors[name].shape}, expected {shape}"
@@ -91,18 +98,24 @@ class Scorer:
         return cls(tensors)
 
 
-def shapes(embedding: int, hidden: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each weight, given the widths of embeddings and of the layer after."""
+def shapes(embedding: int, hidden: int, context: int = N_CONTEXT) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight.
+
+    Args:
+        embedding: Numbers in an engine's embedding.
+        hidden: Numbers in the layer after it.
+        context: Numbers that stand before the engines' rows.
+    """
     return {
         "cluster.engine.weight": (embedding, _N_ENGINE),
-        "cluster.context.weight": (embedding, _N_CONTEXT),
+        "cluster.context.weight": (embedding, context),
         "cluster.context.bias": (embedding,),
         "cluster.embedding.weight": (embedding, embedding),
         "cluster.embedding.bias": (embedding,),
         "prefiller.weight": (hidden, embedding),
         "decoder.weight": (hidden, embedding),
-        "flags.weight": (hidden, 2),
-        "summary.weight": (hidden, 2 * embedding + _N_CONTEXT),
+        "row.weight": (hidden, TABLE_COLUMNS - 1),
+        "summary.weight": (hidden, 2 * embedding + context),
         "summary.bias": (hidden,),
         "score.weight": (2, hidden),
         "score.bias": (2,),

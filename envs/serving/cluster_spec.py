@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
 from typing import Any
@@ -10,20 +9,17 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from conserve_gym.costs import MoveCosts
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs.fields import STRICT, Positive
 from conserve_gym.envs.serving.hardware import Hardware
 from conserve_gym.envs.serving.network_spec import NetworkSpec
 from conserve_gym.envs.serving.power_cap import capped
-from conserve_gym.envs.serving.step_time import StepTime
+from conserve_gym.envs.serving.step_profile import costs_of
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.fleet import Fleet, Role
 
 _CAP_RULE = "cap by a rule measured on an A40 at 300 to 200 W"
-
-
-_LONG_PROMPT = 8192  # tokens; what a prefill engine of the paper takes in one step
-_FULL_BATCH = 32  # turns; long prompts of so many fill four fifths of an A40's pool there
 
 
 class ClusterError(ConServeGymError):
@@ -165,13 +161,23 @@ class ClusterSpec:
     def fleet(self, deployment: Deployment) -> Fleet:
         """Return what a router knows of the engines."""
         engines = self.deployed(deployment)
-        laws = [StepTime(self.tier(engine)) for engine in engines]
         return Fleet(
             tuple(engine.role for engine in engines),
             tuple(engine.kv_capacity_tokens for engine in engines),
-            _speeds([law.step(_LONG_PROMPT, 0) for law in laws]),
-            _speeds([law.step(0, 0, _FULL_BATCH, _FULL_BATCH * _LONG_PROMPT) for law in laws]),
+            tuple(costs_of(self.tier(engine), engine.token_budget) for engine in engines),
+            self._move_costs(),
+            tuple(not group.role.decodes for group in self.engines for _ in range(group.count)),
         )
+
+    def _move_costs(self) -> MoveCosts:
+        """Return the mean over the first engine's wires."""
+        nodes = self.nodes
+        links = [self.network.link(0, target, nodes) for target in range(1, len(nodes))]
+        if not links:
+            return MoveCosts()
+        latency = sum(link.exposed_s(0.0) for link in links) / len(links)
+        token = sum(link.exposed_s(self.kv_bytes_per_token) for link in links) / len(links)
+        return MoveCosts(latency, token - latency)
 
     @property
     def caveats(self) -> tuple[str, ...]:
@@ -200,8 +206,3 @@ class ClusterSpec:
     def kv_bytes_per_token(self) -> float:
         """Size of a token in the KV cache; one model runs on every engine."""
         return self.hardware[self.standalone].figures.kv_bytes_per_token
-
-
-def _speeds(seconds: Sequence[float]) -> tuple[float, ...]:
-    fastest = min(seconds)
-    return tuple(fastest / each for each in seconds)

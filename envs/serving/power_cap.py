@@ -46,7 +46,7 @@ def capped(hardware: Hardware, cap_w: float) -> Hardware:
     power = hardware.power
     if cap_w > power.cap_w:
         raise ValueError(f"cap_w={cap_w:g} is above the tier's own {power.cap_w:g} W")
-    lowest_w = max(power.cap_w / LARGEST_RATIO, power.base_w)
+    lowest_w = lowest_cap_w(hardware)
     if cap_w < lowest_w:
         raise ValueError(
             f"cap_w={cap_w:g} is below {lowest_w:g} W, the lowest for which the rule was measured"
@@ -66,3 +66,8 @@ def capped(hardware: Hardware, cap_w: float) -> Hardware:
             holdout_error_pct={},
         ),
     )
+
+
+def lowest_cap_w(hardware: Hardware) -> float:
+    """Return the lowest cap in watts for which the rule holds."""
+    return max(hardware.power.cap_w / LARGEST_RATIO, hardware.power.base_w)

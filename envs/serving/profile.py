@@ -1,38 +1,11 @@
-"""Step and transfer times of a cluster's engines, as their operator would have profiled them.
-
-They are the serving model's own laws: rules that need a profile are given a perfect one.
-"""
+"""What the operator of a cluster knows: profiles of its engines and of the wires between them."""
 
 from __future__ import annotations
 
 from conserve_gym.deployment import DEFAULT_DEPLOYMENT
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
-from conserve_gym.envs.serving.hardware import Hardware
-from conserve_gym.envs.serving.step_time import StepTime
+from conserve_gym.envs.serving.step_profile import StepProfile
 from conserve_gym.site import Site
-
-
-class StepProfile:
-    """The step law of an engine with its token budget.
-
-    Args:
-        hardware: Tier of the engine.
-        token_budget: Tokens that a step may carry.
-    """
-
-    def __init__(self, hardware: Hardware, token_budget: int) -> None:
-        """Prepare the law."""
-        self.token_budget = token_budget
-        self.step_s = StepTime(hardware).step
-
-    def prefill_s(self, new_tokens: int, context_tokens: int) -> float:
-        """Return the seconds of a prompt alone on the engine, in chunks of its token budget."""
-        seconds, end = 0.0, context_tokens + new_tokens
-        while context_tokens < end:
-            chunk = min(end - context_tokens, self.token_budget)
-            seconds += self.step_s(chunk, context_tokens)
-            context_tokens += chunk
-        return seconds
 
 
 class LinkProfile:

@@ -32,7 +32,7 @@ def compose_tiny(*overrides: str) -> DictConfig:
         return hydra.compose("train", [*TINY, *steps, *overrides])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., DictConfig]:
     """Return the function that composes a training configuration of a few seconds."""
     return compose_tiny

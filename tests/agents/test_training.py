@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -15,14 +16,17 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from conserve_gym.agents import callbacks, run_folder
 from conserve_gym.agents.evaluation import play
+from conserve_gym.agents.export import export
 from conserve_gym.agents.learned import LearnedPolicy
 from conserve_gym.agents.run_folder import latest_checkpoint
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
-from conserve_gym.agents.training import train
-from conserve_gym.envs.configuration import ConfigurationError, load_scenario
+from conserve_gym.agents.training import train, training_spec
+from conserve_gym.envs.configuration import ConfigurationError, load_scenario, validated
 from conserve_gym.envs.placement_env import ConversationPlacementEnv
+from conserve_gym.envs.randomised import RandomiseSpec
+from conserve_gym.envs.reward import RewardWeights
 from conserve_gym.ledger import Placed
-from conserve_gym.observation import field_table
+from conserve_gym.observation import Scaler, field_table
 
 TinyConfig = Callable[..., DictConfig]
 
@@ -36,7 +40,7 @@ def test_a_run_leaves_model_config_seeds_and_revision(trained: Path) -> None:
     (part,) = json.loads((trained / "run.json").read_text())
     assert {"command", "git_revision", "python", "packages", "episode_seed"} <= part.keys()
     assert list(trained.glob("tensorboard*/events*"))
-    assert len(list((trained / "checkpoints").glob("*.zip"))) <= callbacks.KEPT_CHECKPOINTS
+    assert len(list((trained / "checkpoints").glob("*.zip"))) <= run_folder.KEPT_CHECKPOINTS
     policy = LearnedPolicy(trained)
     assert (policy.model.observed_low <= policy.model.observed_high).all()
 
@@ -209,3 +213,55 @@ def test_a_policy_that_decides_every_turn_is_trained_and_played(
     ledger = play(small, policy, 0).ledger
     placed = [event.turn for event in ledger if isinstance(event, Placed)]
     assert sorted(set(placed)) == [0, 1, 2, 3, 4]
+
+
+FLEET = (
+    "environment=joint",
+    "agent=maskable_ppo",
+    "agent.network=scorer",
+    "randomise=fleet",
+    "randomise.cluster.engines=[2,5]",
+    "~randomise.workloads.claude_code",
+    "~randomise.workloads.chat",
+    "randomise.conversations=8",
+)
+
+
+def test_a_policy_trained_on_drawn_clusters_is_played_and_exported_for_others(
+    tiny_config: TinyConfig, tmp_path: Path
+) -> None:
+    run = train(tiny_config(*FLEET, f"run={tmp_path / 'run'}"))
+    policy = LearnedPolicy(run)
+    assert policy.fleet.roles == load_scenario().cluster.fleet(policy.deployment).roles
+    scheduler = export(run, tmp_path / "policy")
+    assert scheduler.artifact is not None
+    # Capacities and speeds are known beforehand and never 0: a smaller cluster has no engine of 0.
+    low = dict(zip(Scaler(1).names, scheduler.artifact.seen_low.tolist(), strict=True))
+    for name in ("kv_capacity", "prefill_speed", "decode_speed"):
+        assert low[f"engines[0].{name}"] > 0.0
+    assert np.isfinite(scheduler.artifact.seen_high).all()
+    for cluster in ("a40_1p7d", "a40_4mixed"):
+        large = load_scenario([f"cluster={cluster}", "workload.conversations=12"])
+        policy.move_to(large.cluster.fleet(policy.deployment))
+        for one in (policy, scheduler):
+            assert play(large, one, 0).metrics["span_s"] > 0.0
+        assert scheduler.fallbacks < scheduler.decisions, "some fleets are as those of training"
+
+
+def test_a_perceptron_is_not_trained_on_drawn_clusters(
+    tiny_config: TinyConfig, tmp_path: Path
+) -> None:
+    config = tiny_config(*FLEET, "agent.network=mlp", f"run={tmp_path / 'run'}")
+    with pytest.raises(ConfigurationError, match=r"agent\.network=scorer"):
+        train(config)
+
+
+@pytest.mark.parametrize("experiment", ["paper_cluster", "fleet"])
+def test_an_experiment_on_drawn_scenarios_is_a_whole_configuration(experiment: str) -> None:
+    with hydra.initialize_config_module("conserve_gym.conf", version_base="1.3"):
+        config = hydra.compose("train", [f"experiment={experiment}"])
+    spec = training_spec(config)
+    assert (spec.environment, spec.agent.network) == ("joint", "scorer")
+    drawn = validated(RandomiseSpec, config.randomise, "randomise")
+    assert (drawn.cluster is not None) == (experiment == "fleet")
+    assert validated(RewardWeights, config.reward).imbalance > 0.0

@@ -25,6 +25,7 @@ SPEC = ImitationSpec(
     patience=60,
     batch_size=128,
     learning_rate=0.01,
+    workers=1,
     policy_kwargs={},
 )
 PER_SECOND = DiscountSpec("per_second", horizon_s=10.0, gamma=0.5)

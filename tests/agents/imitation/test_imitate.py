@@ -18,11 +18,11 @@ from conserve_gym.agents import campaign
 from conserve_gym.agents.evaluation import play
 from conserve_gym.agents.export import export
 from conserve_gym.agents.imitation import imitate
-from conserve_gym.agents.imitation.recording import Cell, Recorded
+from conserve_gym.agents.imitation.recording import Cell, Recorded, read
 from conserve_gym.agents.learned import LearnedPolicy
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
 from conserve_gym.agents.training import train
-from conserve_gym.envs.configuration import ConfigurationError, scenario
+from conserve_gym.envs.configuration import ConfigurationError, nominal_scenario
 
 TINY = (
     "progress_bar=false",
@@ -33,10 +33,11 @@ TINY = (
 CLONE = (
     *TINY,
     "agent=bc",
+    "agent.dagger_rounds=1",
     "agent.validation_fraction=0.5",
     "agent.n_epochs=3",
     "total_timesteps=32",
-    "workers=1",
+    "agent.workers=1",
 )
 
 
@@ -74,10 +75,10 @@ def test_a_run_is_one_like_any_other(cloned: Path, tmp_path: Path) -> None:
     assert policy.complete
     assert not policy.deployment.sees_future
     assert policy.model.num_timesteps == 32
-    episode = play(scenario(policy.config), policy, 0)
+    episode = play(nominal_scenario(policy.config), policy, 0)
     assert not episode.sees_future
     exported = export(cloned, tmp_path / "policy")
-    again = play(scenario(policy.config), exported, 0)
+    again = play(nominal_scenario(policy.config), exported, 0)
     assert exported.decisions == 8
     if not exported.fallbacks:
         assert again.ledger.digest() == episode.ledger.digest()
@@ -135,8 +136,9 @@ def test_a_stopped_run_goes_on_with_what_it_has_recorded(
         ("agent.validation_fraction=1", r"agent\.validation_fraction=1"),
         ("total_timesteps=24", "total_timesteps=24 is 1 episodes of 8 decisions in each of 2"),
         ("agent.dagger_rounds=-1", r"agent\.dagger_rounds=-1"),
-        ("+agent.n_steps=4", "agent.algorithm=bc does not take n_steps"),
+        ("+agent.n_steps=4", "agent.n_steps=4"),
         ("+agent.warm_start=runs/a", "agent.algorithm=bc does not take warm_start"),
+        ("preference=true", "preference=true: agent=bc"),
         ("+agent.clip_range=1", "agent.clip_range=1"),
         ("agent.policy_kwargs.net_arch=[wide]", "wide"),
     ],
@@ -159,3 +161,18 @@ def test_ppo_begins_with_the_weights_of_a_clone(cloned: Path, tmp_path: Path) ->
     with pytest.raises(ConfigurationError, match="holds no trained model"):
         train(composed(*ppo, *still, f"agent.warm_start={tmp_path}", f"run={tmp_path / 'other'}"))
     assert not (tmp_path / "other").exists()
+
+
+def test_clusters_that_are_drawn_are_cloned_by_a_scorer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaign, "play", play_here)
+    drawn = ("randomise=fleet", "randomise.conversations=8", "randomise.mixed_share=0")
+    overrides = (*CLONE, *drawn, "environment=joint", "agent.network=scorer")
+    run = train(composed(*overrides, f"run={tmp_path / 'run'}"))
+    recorded = read(run / imitate.RECORDINGS, [*campaign.load(run / imitate.RECORDINGS, Cell)])
+    able = {int((~np.isnan(one.values)).any(axis=0).sum()) for one in recorded}
+    assert len(able) > 1, "fleets of more than one size were drawn"
+    policy = LearnedPolicy(run)
+    episode = play(nominal_scenario(policy.config), policy, 0)
+    assert len(episode.normalised) == 8

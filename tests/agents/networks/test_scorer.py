@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from conserve_gym.agents.networks.actor_critic import MaskableScorerPolicy, ScorerPolicy
-from conserve_gym.agents.networks.placement_view import N_CONTEXT, N_ENGINE, view, view_space
+from conserve_gym.agents.networks.placement_view import (
+    N_CONTEXT,
+    N_ENGINE,
+    view,
+    view_space,
+    without_padding,
+)
 from conserve_gym.agents.networks.scorer import Scorer
 from conserve_gym.agents.runtime.scorer import Scorer as RuntimeScorer
 from conserve_gym.agents.runtime.scorer import shapes
@@ -110,3 +116,58 @@ def test_the_runtime_gives_the_scores_of_the_training_framework(n_engines: int) 
     ours = RuntimeScorer(tensors).scores(flat, placements)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
     assert len(set(ours.tolist())) > len(placements) / 2
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    roles=st.lists(st.sampled_from(list(Role)), min_size=1, max_size=6).filter(
+        lambda roles: any(role.decodes for role in roles)
+    ),
+    more_engines=st.integers(0, 5),
+    more_placements=st.integers(0, 9),
+    seed=st.integers(0, 2**32 - 1),
+    kind=st.sampled_from([ScorerPolicy, MaskableScorerPolicy]),
+)
+def test_padding_changes_no_score_and_no_value(
+    roles: list[Role],
+    more_engines: int,
+    more_placements: int,
+    seed: int,
+    kind: type[ActorCriticPolicy],
+) -> None:
+    rng = np.random.default_rng(seed)
+    n = len(roles)
+    rows = as_table(candidates(Fleet(tuple(roles), (1,) * n), (np.inf, 512.0)))
+    context = rng.random(N_CONTEXT, dtype=np.float32)
+    engines = 0.05 + 0.95 * rng.random((n, N_ENGINE), dtype=np.float32)
+    small = policy_for(kind, n, len(rows))
+    # Away from 0, so that an embedding of a row of zeros would not be 0.
+    with torch.no_grad():
+        for weight in small.parameters():
+            weight.normal_(std=0.5)
+    large = policy_for(kind, n + more_engines, len(rows) + more_placements)
+    large.load_state_dict(small.state_dict())
+
+    unpadded = view(np.concatenate([context, engines.ravel()]), rows)
+    scores, value = raw_scores_and_value(small, unpadded)
+    longer = np.zeros((n + more_engines, N_ENGINE), dtype=np.float32)
+    longer[:n] = engines
+    more_rows = np.zeros((len(rows) + more_placements, rows.shape[1]), dtype=np.float32)
+    more_rows[: len(rows)] = rows
+    padded = view(np.concatenate([context, longer.ravel()]), more_rows)
+    padded_scores, padded_value = raw_scores_and_value(large, padded)
+    np.testing.assert_allclose(padded_scores[: len(rows)], scores, rtol=1e-5, atol=1e-5)
+    assert padded_value == pytest.approx(value, rel=1e-5, abs=1e-5)
+
+    known = without_padding(padded[None], len(more_rows))[0]
+    of_engines = known[N_CONTEXT : N_CONTEXT + longer.size].reshape(longer.shape)
+    assert np.isnan(of_engines[n:]).all() and np.isfinite(of_engines[:n]).all()
+    assert np.isfinite(known).sum() == padded.size - more_engines * N_ENGINE
+
+
+def raw_scores_and_value(policy, seen: np.ndarray) -> tuple[np.ndarray, float]:
+    batch = torch.from_numpy(seen)[None]
+    with torch.no_grad():
+        return policy.mlp_extractor.forward_actor(batch)[0].numpy(), float(
+            policy.predict_values(batch)
+        )

@@ -14,9 +14,9 @@ from conserve_gym.agents.reproduction import artifact_clock, user_clock
 from conserve_gym.agents.reproduction.arms import ARMS
 from conserve_gym.agents.reproduction.cells import Cell, cells, play, scaled_setting
 from conserve_gym.agents.reproduction.recording import SATURATION, draw
-from conserve_gym.agents.reproduction.sensitivity import scaled
 from conserve_gym.agents.reproduction.spec import ReproductionSpec, SensitivitySpec
 from conserve_gym.envs.configuration import load_scenario, validated
+from conserve_gym.envs.serving.scaled_constants import scaled
 
 
 def packaged(*overrides: str) -> ReproductionSpec:

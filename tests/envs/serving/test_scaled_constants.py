@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conserve_gym.agents.reproduction.sensitivity import Constant, scaled
 from conserve_gym.envs.configuration import load_scenario
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.envs.serving.network_spec import LinkSpec, PairSpec
+from conserve_gym.envs.serving.scaled_constants import Constant, scaled
 
 CLUSTER = load_scenario(["cluster=h100_prefill_l40s_decode"]).cluster
 WIRE = LinkSpec(latency_ms=1.0, gb_per_s=10.0, exposed_share=0.5)

@@ -1,0 +1,232 @@
+"""Evolution strategies: the weights of a linear scorer, searched for by playing whole episodes.
+
+CMA-ES (Hansen, arXiv 1604.00772; the ``cmaes`` package) proposes weights and is told what they are
+worth: an episode's return for each of its conversations, over the same few episodes for all samples
+of a generation and new ones for the next. Nothing has to find out which decision was to blame for a
+conversation that missed its SLO.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from cmaes import CMA
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, PositiveInt
+from pydantic.dataclasses import dataclass
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from conserve_gym.agents import run_folder
+from conserve_gym.agents.campaign import processes
+from conserve_gym.agents.networks.linear_model import Float32Array, LinearModel, widened
+from conserve_gym.agents.seeds import training_seed
+from conserve_gym.agents.training_spec import TrainingSpec
+from conserve_gym.envs.configuration import ConfigurationError, validated
+from conserve_gym.envs.fields import STRICT, Positive
+from conserve_gym.envs.placement_env import ENVIRONMENTS, PlacementEnv
+from conserve_gym.envs.randomised import scenarios
+from conserve_gym.envs.serving.cluster_spec import ClusterSpec
+from conserve_gym.estimates import COLUMNS
+from conserve_gym.observation import GROUPS
+
+FloatArray = npt.NDArray[np.float64]
+PROGRESS = "progress.csv"
+_COLUMN = {column.name: i for i, column in enumerate(COLUMNS)}
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvolutionSettings:
+    """How weights are searched for.
+
+    Attributes:
+        population_size: Samples in a generation.
+        episodes: Episodes that each of them plays.
+        sigma: First standard deviation of every weight.
+        start: First mean of the weights, by column; it is 0 where none is given.
+        workers: Processes; None takes one a core.
+
+    Raises:
+        ValueError: There is no such column.
+    """
+
+    population_size: Annotated[int, Field(ge=4)]
+    episodes: PositiveInt
+    sigma: Positive
+    start: dict[str, float]
+    workers: PositiveInt | None
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        for name in self.start:
+            if name not in _COLUMN:
+                raise ValueError(f"agent.start.{name} is none of {', '.join(_COLUMN)}")
+
+
+class Played(NamedTuple):
+    """An episode that some weights have played.
+
+    Attributes:
+        worth: Its return, for each conversation.
+        attainment_pct: SLO attainment.
+        decisions: How many there were.
+        observed: Smallest and largest scaled value of each field, engines as one, (2, fields).
+    """
+
+    worth: float
+    attainment_pct: float
+    decisions: int
+    observed: Float32Array
+
+
+def evolve(
+    config: DictConfig,
+    spec: TrainingSpec,
+    folder: Path,
+    run_settings: dict[str, Any],
+) -> None:
+    """Search until enough decisions are played; a folder that began goes on.
+
+    Args:
+        config: Of the run.
+        spec: What it asks for.
+        folder: Where it is kept.
+        run_settings: What makes it this run.
+
+    Raises:
+        ConfigurationError: A value is not right, or a checkpoint cannot be read.
+    """
+    settings = validated(EvolutionSettings, OmegaConf.create(spec.agent.settings), "agent")
+    if spec.preference:
+        raise ConfigurationError("preference=true: agent=evolution looks at estimates alone")
+    checkpoint = run_folder.latest_checkpoint(folder)
+    start = np.zeros(len(COLUMNS))
+    for name, weight in settings.start.items():
+        start[_COLUMN[name]] = weight
+    seed, size = spec.seed, settings.population_size
+    if checkpoint:
+        model = run_folder.load_model(LinearModel, checkpoint)
+        done = f"{model.num_timesteps:,} of {spec.total_timesteps:,} steps"
+        print(f"resuming {folder} at {done}")
+    else:
+        model = LinearModel.untrained(start.astype(np.float32), size)
+    search = CMA(start, settings.sigma, seed=seed, population_size=size)
+    for told in model.told:  # the same questions have the same answers
+        _ask(search)
+        search.tell([(row[1:], row[0]) for row in told])
+    run_folder.claim(
+        folder,
+        run_settings,
+        validated(ClusterSpec, config.cluster, "cluster"),
+        steps_done=model.num_timesteps,
+        episode_seed=training_seed(seed, len(model.told)),
+    )
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    text = OmegaConf.to_yaml(config)
+    console = Console()
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} decisions"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not config.progress_bar,
+    )
+    with processes(settings.workers or os.cpu_count() or 1) as pool, progress:
+        task = progress.add_task("generation 0", total=spec.total_timesteps)
+        progress.update(task, completed=model.num_timesteps)
+        while model.num_timesteps < spec.total_timesteps:
+            generation = len(model.told)
+            first = training_seed(seed, generation)
+            episodes = range(first, first + settings.episodes)
+            # The mean is played beside them, to be looked at: the search is not told.
+            asked = [search.mean, *_ask(search)]
+            jobs = [(text, weights, episode) for weights in asked for episode in episodes]
+            played = list(pool.map(_play, *zip(*jobs, strict=True)))
+            worths = np.array([each.worth for each in played]).reshape(len(asked), -1).mean(axis=1)
+            told = np.column_stack((-worths[1:], np.stack(asked[1:])))
+            search.tell([(row[1:], row[0]) for row in told])
+            observed = model.observed
+            for each in played:
+                observed = widened(observed, each.observed)
+            decisions = model.num_timesteps + sum(each.decisions for each in played)
+            model = LinearModel(
+                search.mean.astype(np.float32), decisions, observed, np.stack([*model.told, told])
+            )
+            mean = played[: settings.episodes]
+            attainment = float(np.mean([each.attainment_pct for each in mean]))
+            _write(folder / PROGRESS, generation, model.num_timesteps, worths, attainment)
+            run_folder.save_checkpoint(model, folder / "checkpoints")
+            progress.update(
+                task,
+                completed=model.num_timesteps,
+                description=f"generation {generation + 1}: return {worths[0]:.3f}, "
+                f"SLO attainment {attainment:.1f} %",
+            )
+    run_folder.save_model(model, folder / run_folder.MODEL)
+
+
+def _ask(search: CMA) -> list[FloatArray]:
+    return [search.ask() for _ in range(search.population_size)]
+
+
+def _play(text: str, weights: FloatArray, seed: int) -> Played:
+    """Play an episode of the environment that a configuration describes."""
+    env = _environment(text)
+    weights = weights.astype(np.float32)
+    observation, info = env.reset(seed=seed)
+    engines = len(env.fleet.roles)
+    observed = _ends(observation, engines)
+    total, decisions, done = 0.0, 0, False
+    while not done:
+        scores = env.placements()[:, -len(COLUMNS) :] @ weights
+        action = np.where(env.action_masks(), scores, -np.inf).argmax()
+        observation, reward, done, _, info = env.step(action)
+        total += reward
+        decisions += 1
+        if not done:
+            observed = widened(observed, _ends(observation, engines))
+    worth = total / len(env.cluster.conversations)
+    return Played(worth, info["metrics"]["slo_attainment_pct"], decisions, observed)
+
+
+@cache
+def _environment(text: str) -> PlacementEnv:
+    config = OmegaConf.create(text)
+    assert isinstance(config, DictConfig)
+    return ENVIRONMENTS[config.environment](scenarios(config))
+
+
+def _ends(observation: dict[str, Float32Array], engines: int) -> Float32Array:
+    """Return the smallest and the largest value of each field, engines as one, (2, fields)."""
+    *others, rows = (observation[group] for group in GROUPS)
+    rows = rows[:engines]  # where clusters are drawn, rows of zeros follow
+    return np.stack(
+        [np.concatenate([*others, ends]) for ends in (rows.min(axis=0), rows.max(axis=0))]
+    )
+
+
+def _write(
+    path: Path, generation: int, decisions: int, worths: FloatArray, attainment: float
+) -> None:
+    """Append a generation to the run's progress."""
+    values = {
+        "generation": generation,
+        "decisions": decisions,
+        "return_of_mean": round(float(worths[0]), 5),
+        "return_of_best": round(float(worths[1:].max()), 5),
+        "slo_attainment_pct_of_mean": round(attainment, 3),
+    }
+    begins = not path.exists()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(values))
+        if begins:
+            writer.writeheader()
+        writer.writerow(values)
