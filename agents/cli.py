@@ -136,7 +136,7 @@ def export(config: DictConfig) -> None:
     target = Path(config.output) if config.output else run / "policy"
     scheduler = write(run, target, config.preference)
     assert scheduler.artifact is not None
-    size = sum(path.stat().st_size for path in target.iterdir())
+    size = sum(path.stat().st_size for path in (target.iterdir() if target.is_dir() else [target]))
     Console().print(
         f"exported: {target} ({size / 1024:.0f} KiB, {scheduler.artifact.action_kind} actions, "
         "golden vectors verified without torch)",
@@ -232,6 +232,40 @@ def benchmark(config: DictConfig) -> None:
     if config.verify is None:
         run(config, Console())
     elif not verify(Path(str(config.verify)), config.rows, Console()):
+        sys.exit(1)
+
+
+@hydra.main(config_name="serve", **CONFIG)
+@_command
+def serve(config: DictConfig) -> None:
+    """Serve OpenAI's API in front of real engines until stopped."""
+    from conserve_gym.envs.configuration import ConfigurationError, validated
+
+    _ = config.engines  # said to be needed before anything else is looked at
+    try:
+        from conserve_gym.agents.router.serve import serve as run
+    except ImportError as error:
+        raise ConfigurationError(f"{error}: pip install 'conserve-gym[router]'") from None
+    from conserve_gym.agents.router.spec import RouterSpec
+
+    run(validated(RouterSpec, config))
+
+
+@hydra.main(config_name="replay", **CONFIG)
+@_command
+def replay(config: DictConfig) -> None:
+    """Decide again on a router's log; exits with 1 if a decision differs."""
+    from conserve_gym.agents.runtime.replay import by_checksum
+    from conserve_gym.agents.runtime.replay import replay as run
+    from conserve_gym.agents.runtime.scheduler import Scheduler
+
+    policies = by_checksum(Scheduler.load(str(path)) for path in config.policies)
+    replayed = list(run(Path(str(config.log)), policies))
+    differ = [one for one in replayed if not one.same]
+    for one in differ[:10]:
+        print(f"{one.time:.3f} s, conversation {one.conversation}: {one.online}, {one.offline}")
+    print(f"{len(replayed)} decisions, {len(replayed) - len(differ)} the same offline")
+    if differ:
         sys.exit(1)
 
 

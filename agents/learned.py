@@ -94,12 +94,9 @@ class LearnedPolicy:
 
     def move_to(self, fleet: Fleet) -> None:
         """Decide for a fleet that the policy serves from now on."""
-        if fleet == self.fleet:
-            return
-        self._fit(fleet)
-        if self.network == "linear":
-            return
-        self._resize()
+        self._fit(fleet)  # also one that is equal: its costs may differ, and with them estimates
+        if self.network != "linear" and self._space() != self.model.observation_space:
+            self._resize()
 
     def _resize(self) -> None:
         """Give the model the sizes of the fleet's observations and actions, and its own weights."""
@@ -114,7 +111,9 @@ class LearnedPolicy:
 
     def _fit(self, fleet: Fleet) -> None:
         self.fleet = fleet
-        self.actions = actions_of(self._kind, fleet, offload_above(self.config))
+        self.actions = actions_of(
+            self._kind, fleet, offload_above(self.config), self.deployment.may_hold
+        )
         self.scaler = Scaler(len(fleet.roles))
 
     def _space(self) -> spaces.Box:
@@ -145,6 +144,6 @@ class LearnedPolicy:
     def shown(self, observation: Observation, preference: float | None) -> npt.NDArray[np.float32]:
         """Return what the network is shown, with a preference where it has one."""
         seen = self.scaler(observation.raw)
-        if self.network == "scorer":
+        if self.network != "mlp":
             seen = view(seen, self.actions.table(observation))
         return seen if preference is None else with_preference(preference, seen)

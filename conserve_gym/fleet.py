@@ -68,9 +68,10 @@ class Fleet:
         if not self.apart:
             apart = tuple(not role.decodes for role in self.roles)
             object.__setattr__(self, "apart", apart)
-        for name in ("kv_capacity_tokens", "costs", "apart"):
-            if len(getattr(self, name)) != len(self.roles):
-                raise ValueError(f"{len(self.roles)} roles for {len(getattr(self, name))} {name}")
+        given = {"KV capacities": self.kv_capacity_tokens, "costs": self.costs, "apart": self.apart}
+        for name, values in given.items():
+            if len(values) != len(self.roles):
+                raise ValueError(f"{len(self.roles)} roles for {len(values)} {name}")
         if not self.decoders:
             raise ValueError(
                 f"no engine decodes: roles are {[str(role) for role in self.roles]}; "

@@ -157,6 +157,8 @@ def test_running_environment_resolves_the_mapping(tmp_path: Path) -> None:
         "conserve-tune",
         "conserve-ablate",
         "conserve-fetch-traces",
+        "conserve-replay",
+        "conserve-serve",
         "conserve-workload",
     }
     modules = {*FOLDERS.values(), *(script.module for script in scripts)}

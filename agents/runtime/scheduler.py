@@ -13,7 +13,7 @@ from conserve_gym import rules
 from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError
 from conserve_gym.agents.runtime.mlp import Float32Array, Mlp
 from conserve_gym.agents.runtime.preference import checked_preference
-from conserve_gym.deployment import DEFAULT_DEPLOYMENT
+from conserve_gym.deployment import DEFAULT_DEPLOYMENT, Deployment
 from conserve_gym.fleet import Fleet
 from conserve_gym.ledger import Ledger, Placed
 from conserve_gym.observation import Observation, Scaler
@@ -52,8 +52,11 @@ class Scheduler:
         reason: Why there is no policy.
         preference: How much energy counts, from 0 to 1, for a policy that was trained for any;
             None takes the default of its export.
+        deployment: How the engines are run where there is no policy to say so.
 
     Attributes:
+        reason: Why there is no policy; empty where there is one.
+        checksum: What tells this policy from any other; empty where there is none.
         decisions: Decisions taken since ``reset``.
         fallbacks: Of these, taken by the rule.
 
@@ -63,13 +66,18 @@ class Scheduler:
     """
 
     def __init__(
-        self, artifact: Artifact | None, reason: str = "", preference: float | None = None
+        self,
+        artifact: Artifact | None,
+        reason: str = "",
+        preference: float | None = None,
+        deployment: Deployment = DEFAULT_DEPLOYMENT,
     ) -> None:
         """Prepare to decide."""
         self.artifact = artifact
-        self._reason = reason
+        self.reason = reason
         self.name = artifact.name if artifact else "rule"
-        self.deployment = artifact.deployment if artifact else DEFAULT_DEPLOYMENT
+        self.checksum = artifact.checksum if artifact else ""
+        self.deployment = artifact.deployment if artifact else deployment
         self.decisions = self.fallbacks = 0
         self._preference = artifact.preference if artifact else None
         if preference is not None:
@@ -128,7 +136,7 @@ class Scheduler:
         self.decisions += 1
         artifact = self.artifact
         if artifact is None:
-            return self._fall_back(observation, self._reason)
+            return self._fall_back(observation, self.reason)
         if observation.fleet is not self._fleet:
             if not artifact.serves(observation.fleet):
                 return self._fall_back(observation, "the policy does not serve these engines")
@@ -148,6 +156,15 @@ class Scheduler:
         mask = self._actions.mask(observation)
         action = int(np.where(mask, scores, -np.inf).argmax())
         return Decision(self._actions.placement(observation, action), action, scores, "")
+
+    def action_of(self, observation: Observation, placement: Placement) -> int | None:
+        """Return the action that leads to a placement; None if no action of the policy does."""
+        if self.artifact is None or observation.fleet is not self._fleet:
+            return None
+        for action in range(len(self._actions.meanings)):
+            if self._actions.placement(observation, action) == placement:
+                return action
+        return None
 
     def _fit(self, artifact: Artifact, fleet: Fleet) -> None:
         """Prepare to decide for a fleet that the policy serves."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import hydra
 import pytest
 from omegaconf import DictConfig
+
+# Helpers beside these tests: pytest's importlib mode does not make them importable.
+sys.path.insert(0, str(Path(__file__).parent))
 
 TINY = (
     "experiment=quick",
@@ -22,6 +26,24 @@ TINY = (
 
 
 OFF_POLICY = ("agent.train_freq=4", "agent.gradient_steps=2", "agent.learning_starts=64")
+
+
+EVOLUTION = (
+    "agent=evolution",
+    "environment=joint",
+    "deployment.all_mixed=true",
+    "progress_bar=false",
+    "agent.population_size=4",
+    "agent.workers=1",
+    "workload.conversations=8",
+    "total_timesteps=80",
+)
+
+
+def compose_evolution(*overrides: str) -> DictConfig:
+    """Return the configuration of two generations."""
+    with hydra.initialize_config_module("conserve_gym.conf", version_base="1.3"):
+        return hydra.compose("train", [*EVOLUTION, *overrides])
 
 
 def compose_tiny(*overrides: str) -> DictConfig:
@@ -45,6 +67,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "conversation_scorer": ("agent.network=scorer",),
     "joint_scorer": (*JOINT, "agent.network=scorer"),
     "conversation_dqn": ("agent=dqn",),
+    "joint_linear": ("candidates.offload_above=[null,512]",),
     "conversation_qrdqn_scorer": ("agent=qrdqn", "agent.network=scorer"),
 }
 
@@ -55,6 +78,8 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     from conserve_gym.agents.training import train
 
     folder = tmp_path_factory.mktemp("runs") / str(request.param)
+    if request.param == "joint_linear":
+        return train(compose_evolution(f"run={folder}", *RUNS[request.param]))
     return train(compose_tiny(f"run={folder}", *RUNS[request.param]))
 
 

@@ -22,7 +22,7 @@ from conserve_gym.agents.preference import DrawnPreference
 from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError
 from conserve_gym.agents.runtime.preference import PreferenceError
 from conserve_gym.agents.runtime.scheduler import Scheduler
-from conserve_gym.agents.training import train
+from conserve_gym.agents.training import train, training_spec
 from conserve_gym.envs.configuration import ConfigurationError, load_scenario
 from conserve_gym.envs.placement_env import ConversationPlacementEnv
 from conserve_gym.envs.reward import TERMS, RewardWeights, weighted
@@ -188,3 +188,9 @@ def test_a_knob_needs_a_weight(tiny_config: TinyConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"reward\.energy, which is 0"):
         train(tiny_config("preference=true", f"run={tmp_path / 'run'}"))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_experiment_has_the_knob(tiny_config: TinyConfig) -> None:
+    config = tiny_config("experiment=energy", "agent=maskable_ppo", "agent.network=scorer")
+    assert training_spec(config).preference
+    assert config.reward.energy > 0.0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from conserve_gym.actions import actions_of
+from conserve_gym.costs import UNKNOWN, EngineCosts, MoveCosts
 from conserve_gym.fleet import Fleet, Role
 from conserve_gym.placement import Placement, as_table, candidates
 
@@ -52,19 +53,26 @@ def test_lengths_must_agree() -> None:
 
 
 def test_a_fleet_reads_back_from_json() -> None:
-    original = Fleet((P, D, M), (1, 2, 3), (0.1, 1.0, 0.3), (1.0, 0.7, 0.2))
+    costs = tuple(EngineCosts(*(i + 0.1 * j for j in range(6))) for i in range(1, 4))
+    original = Fleet((P, D, M), (1, 2, 3), costs, MoveCosts(0.1, 0.2), (True, False, True))
     back = Fleet.from_json(**json.loads(json.dumps(original.to_json())))
     assert back == original
     assert back.to_json() == original.to_json()
 
 
-def test_speeds_are_shares_of_the_fastest_and_equal_if_not_given() -> None:
+def test_speeds_are_shares_of_the_fastest_and_equal_if_costs_are_not_given() -> None:
     assert fleet(P, D).prefill_speeds == fleet(P, D).decode_speeds == (1.0, 1.0)
-    with pytest.raises(ValueError, match="2 roles for 1 decode_speeds"):
-        Fleet((P, D), (1, 2), decode_speeds=(1.0,))
-    for wrong in (0.0, 1.5, math.nan):
-        with pytest.raises(ValueError, match="prefill_speeds"):
-            Fleet((P, D), (1, 2), prefill_speeds=(1.0, wrong))
+    slow = EngineCosts(*(2 * cost for cost in UNKNOWN))
+    unlike = Fleet((P, D), (1, 2), (slow, UNKNOWN))
+    assert unlike.prefill_speeds == unlike.decode_speeds == (0.5, 1.0)
+
+
+def test_costs_and_who_is_apart_must_be_given_for_every_engine() -> None:
+    with pytest.raises(ValueError, match="2 roles for 1 costs"):
+        Fleet((P, D), (1, 2), costs=(UNKNOWN,))
+    with pytest.raises(ValueError, match="2 roles for 1 apart"):
+        Fleet((P, D), (1, 2), apart=(True,))
+    assert fleet(P, D).apart == (True, False)
 
 
 def test_candidates_are_colocation_then_every_prefiller_of_each_decoder() -> None:

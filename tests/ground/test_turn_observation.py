@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from conserve_gym.costs import EngineCosts
 from conserve_gym.deployment import Deployment
 from conserve_gym.fleet import Fleet, Role
 from conserve_gym.ledger import (
@@ -103,7 +104,8 @@ def test_a_prompt_waits_with_what_its_engine_has_to_compute(
 
 
 def test_what_is_known_of_engines_beforehand() -> None:
-    fleet = Fleet((Role.PREFILL, Role.MIXED), (5, 7), (1.0, 0.25), (0.5, 1.0))
+    prefill, decode = EngineCosts(1.0, 0, 0, 2.0, 0, 0), EngineCosts(4.0, 0, 0, 1.0, 0, 0)
+    fleet = Fleet((Role.PREFILL, Role.MIXED), (5, 7), (prefill, decode))
     ledger = Ledger()
     ledger.append(TurnArrived(0.0, 7, 0, 100, 100))
     seen = Observer(ledger, fleet).observe(0.0, 7)

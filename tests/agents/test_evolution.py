@@ -1,0 +1,94 @@
+"""Evolution strategies on a linear scorer: what is searched for, resumed and refused.
+
+That such a run is evaluated, exported and decided with like any other is in ``test_training.py``
+and ``test_runtime.py``.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conserve_gym.agents import evolution, run_folder
+from conserve_gym.agents.networks.linear_model import LinearModel
+from conserve_gym.agents.run_folder import latest_checkpoint
+from conserve_gym.agents.training import train
+from conserve_gym.envs.configuration import ConfigurationError
+from conserve_gym.estimates import COLUMNS
+from tests.agents.conftest import compose_evolution
+
+START = {
+    "kv": -3.0,
+    "stall": -2.0,
+    "apart_prefill": 2.5,
+    "apart_decode": -2.0,
+    "leaves_home": -3.0,
+    "away_later": -3.0,
+    "hold": -2.0,
+}
+
+
+def model_of(run: Path) -> LinearModel:
+    return LinearModel.load(run / run_folder.MODEL)
+
+
+@pytest.fixture(scope="module")
+def evolved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(compose_evolution(f"run={tmp_path_factory.mktemp('evolution') / 'run'}"))
+
+
+def test_a_run_counts_decisions_and_writes_each_generation_down(evolved: Path) -> None:
+    with (evolved / evolution.PROGRESS).open() as file:
+        rows = list(csv.DictReader(file))
+    # The mean and four samples play eight conversations each.
+    assert [int(row["decisions"]) for row in rows] == [40, 80]
+    model = model_of(evolved)
+    assert model.num_timesteps == 80
+    assert model.told.shape == (2, 4, 1 + len(COLUMNS))
+    assert (model.observed[0] <= model.observed[1]).all()
+
+
+def test_what_is_told_is_what_the_samples_are_worth(evolved: Path) -> None:
+    with (evolved / evolution.PROGRESS).open() as file:
+        rows = list(csv.DictReader(file))
+    best = -model_of(evolved).told[:, :, 0].min(axis=1)
+    assert best == pytest.approx([float(row["return_of_best"]) for row in rows], abs=1e-5)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(evolved: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "run"
+    shutil.copytree(evolved, killed)
+    (killed / run_folder.MODEL).unlink()
+    (killed / "checkpoints" / "80.zip").unlink()
+    assert latest_checkpoint(killed) == killed / "checkpoints" / "40.zip"
+    train(compose_evolution(f"run={killed}"))
+    assert np.array_equal(model_of(killed).network.weights, model_of(evolved).network.weights)
+    assert np.array_equal(model_of(killed).told, model_of(evolved).told)
+
+
+def test_the_first_samples_lie_around_the_start(evolved: Path) -> None:
+    expected = [START.get(column.name, 0.0) for column in COLUMNS]
+    first = model_of(evolved).told[0, :, 1:]
+    assert np.abs(first - expected).max() < 5 * 0.5
+    assert np.abs(first.mean(axis=0) - expected).mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("+agent.start.hope=1", "agent.start.hope is none of wait"),
+        ("agent.population_size=2", "agent.population_size"),
+        ("agent.network=scorer", "agent.algorithm=evolution does not train agent.network=scorer"),
+        ("+agent.n_envs=2", "agent.n_envs=2"),
+        ("+agent.momentum=1", "agent.momentum"),
+        ("preference=true", "agent=evolution looks at estimates alone"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(override: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        train(compose_evolution(f"run={tmp_path / 'run'}", override))
+    assert not (tmp_path / "run").exists()
