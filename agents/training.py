@@ -44,6 +44,10 @@ def train(config: DictConfig) -> Path:
     torch.set_num_threads(1)  # two threads are 3 to 19 times slower on small networks
     folder = Path(config.run)
     spec = training_spec(config)
+    if spec.agent.algorithm == "bc":
+        from conserve_gym.agents.imitation.imitate import imitate  # it plays with what is trained
+
+        return imitate(config, spec)
     played = scenarios(config)
     settings = run_folder.settings(config)
     run_folder.check_same(folder, settings)
@@ -52,7 +56,7 @@ def train(config: DictConfig) -> Path:
             if not _is_complete(folder):
                 evolve(config, spec, folder, settings)
         return folder
-    envs = _vector_env(played, spec)
+    envs = vector_env(played, spec)
     model = _create(spec, envs)
     with run_folder.held(folder):
         if _is_complete(folder):
@@ -65,6 +69,8 @@ def train(config: DictConfig) -> Path:
                 raise ConfigurationError(f"{error}; delete it to go on from an older one") from None
             model.set_env(envs)
             print(f"resuming {folder} at {model.num_timesteps:,} of {spec.total_timesteps:,} steps")
+        elif spec.agent.warm_start is not None:
+            _begin_with(model, Path(spec.agent.warm_start))
         model.tensorboard_log = str(folder)
         # The algorithm has seeded the environments with its own seed: these come from training's.
         episode_seed = training_seed(spec.seed, model.num_timesteps)
@@ -91,7 +97,7 @@ def _learn(model: Any, spec: TrainingSpec, folder: Path, *, anew: bool, progress
     envs = model.get_env()
     callbacks: list[BaseCallback] = [
         LogEpisodes(),
-        ObservedRange(_known(spec, envs)),
+        ObservedRange(known(spec, envs)),
         Checkpoint(folder / "checkpoints", spec.checkpoint_every, spec.agent.rollout_steps),
     ]
     if spec.discount.kind == "per_second" and ALGORITHMS[spec.agent.algorithm].on_policy:
@@ -124,7 +130,7 @@ def training_spec(config: DictConfig) -> TrainingSpec:
     agent = cast(dict[str, Any], OmegaConf.to_container(config.agent, resolve=True))
     own = {
         key: agent.pop(key, None)
-        for key in ("algorithm", "network", "n_envs", "n_steps", "train_freq")
+        for key in ("algorithm", "network", "n_envs", "n_steps", "train_freq", "warm_start")
     }
     keys = ("environment", "seed", "total_timesteps", "checkpoint_every", "discount", "preference")
     values = {key: config[key] for key in keys}
@@ -132,7 +138,12 @@ def training_spec(config: DictConfig) -> TrainingSpec:
     return validated(TrainingSpec, spec)
 
 
-def _vector_env(played: Scenario | RandomisedScenario, spec: TrainingSpec) -> VecEnv:
+def vector_env(played: Scenario | RandomisedScenario, spec: TrainingSpec) -> VecEnv:
+    """Return the environments of a training run.
+
+    Raises:
+        ConfigurationError: The network cannot play what is drawn, or nothing can be preferred.
+    """
     draws_clusters = isinstance(played, RandomisedScenario) and played.draws_clusters
     if draws_clusters and spec.agent.network == "mlp":
         raise ConfigurationError(
@@ -152,7 +163,7 @@ def _vector_env(played: Scenario | RandomisedScenario, spec: TrainingSpec) -> Ve
     return make_vec_env(make, n_envs=spec.agent.n_envs or 1)
 
 
-def _known(spec: TrainingSpec, envs: VecEnv) -> Callable[[Any], Any]:
+def known(spec: TrainingSpec, envs: VecEnv) -> Callable[[Any], Any]:
     """Return what leaves out of observations that a smaller cluster has fewer engines."""
     if spec.agent.network == "mlp":
         return np.asarray
@@ -178,3 +189,13 @@ def _create(spec: TrainingSpec, envs: VecEnv) -> Any:
     # Stable-Baselines3 checks its arguments by assertions and by using them.
     except (TypeError, ValueError, AssertionError, AttributeError, ZeroDivisionError) as error:
         raise ConfigurationError(f"agent={agent.settings}: {error}") from None
+
+
+def _begin_with(model: Any, run: Path) -> None:
+    """Take the weights of another run's model, actor and critic."""
+    from conserve_gym.agents.learned import LearnedPolicy  # it reads what is trained
+
+    try:
+        model.policy.load_state_dict(LearnedPolicy(run).model.policy.state_dict())
+    except RuntimeError as error:
+        raise ConfigurationError(f"agent.warm_start={run}: another network: {error}") from None
