@@ -15,6 +15,8 @@ from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Observation
 from conserve_gym.placement import HOLD, Placement, as_table, candidates
 
+HOLD_MEANING = "hold at the door"
+
 
 class Actions(Protocol):
     """A finite set of actions.
@@ -184,7 +186,7 @@ def possible(kind: str, fleet: Fleet) -> bool:
 def _meaning(placement: Placement) -> str:
     prefill_at, decode_at, offload_above = placement
     if placement == HOLD:
-        return "hold at the door"
+        return HOLD_MEANING
     if not placement.disaggregates:
         return f"colocate at {decode_at}"
     text = f"prefill at {prefill_at}, decode at {decode_at}"

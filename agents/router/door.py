@@ -1,4 +1,8 @@
-"""Where conversations wait for room, first come, first served, as the policy's deployment says."""
+"""Where conversations wait for room, as the policy's deployment says.
+
+First come, first served; the newest first where the policy may hold them. Who is held is asked
+about again whenever something has happened.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,8 @@ class Door:
         runtime: Knows room, and decides.
         metrics: Are told of decisions.
         most: Conversations that may wait.
-        wait_s: How long each waits before it is placed where there is no room: engines evict idle
-            conversations, which the ledger does not see.
+        wait_s: How long each waits before it is placed where there is no room, or whatever the
+            policy holds it for: engines evict idle conversations, which the ledger does not see.
     """
 
     def __init__(self, runtime: Runtime, metrics: Metrics, most: int, wait_s: float) -> None:
@@ -49,7 +53,10 @@ class Door:
     async def place(self, conversation: int) -> Decision:
         """Wait for room, and decide."""
         called = asyncio.Event()
-        self._queue.append(called)
+        if self._runtime.deployment.may_hold:
+            self._queue.appendleft(called)
+        else:
+            self._queue.append(called)
         try:
             async with asyncio.timeout(self._wait_s):
                 while True:
@@ -68,7 +75,7 @@ class Door:
             self.knock()
 
     def knock(self) -> None:
-        """Say that there may be room now."""
+        """Say that there may be room now, or that a policy may think otherwise."""
         if self._queue:
             self._queue[0].set()
 

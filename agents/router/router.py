@@ -60,8 +60,8 @@ class Router:
         self._kept = list(log.latest(spec.log)) if spec.log is not None else []
         scheduler = self._scheduler()
         deployment = scheduler.deployment
-        needs_more = deployment.decides_every_turn or deployment.may_hold
-        if needs_more or deployment.engine_exports or deployment.sees_future:
+        needs_more = deployment.decides_every_turn or deployment.engine_exports
+        if needs_more or deployment.sees_future:
             raise RouterError(f"policy={spec.policy}: a router cannot run {deployment.to_json()}")
         self._log = (
             DecisionLog(spec.log, segment_bytes=spec.log_segment_bytes, keep=spec.log_segments)

@@ -193,7 +193,7 @@ class Turns:
                 if conversation.placement is None:  # it left the door
                     self._runtime.record(ConversationEnded, number, 1)
                     self.conversations.renumber(conversation)
-                self.door.knock()
+            self.door.knock()
 
     async def _run(self, route: _Route, request: Request, client: Client) -> dict[str, Any]:
         """Let the engines answer; returns the usage of tokens."""
@@ -340,6 +340,7 @@ class Turns:
         first = self._runtime.record(FirstToken, route.number, route.turn, decoder.index)
         route.conversation.first_token_s = first.time
         self._metrics.ttft.observe(first.time - route.arrived_s)
+        self.door.knock()
         return first.time
 
     # --- conversations ---

@@ -10,7 +10,7 @@ import numpy as np
 from conserve_gym import rules
 from conserve_gym.agents.runtime.scheduler import Decision, Scheduler
 from conserve_gym.observation import Observation
-from conserve_gym.placement import Placement
+from conserve_gym.placement import HOLD, Placement
 
 
 def has_room(observation: Observation, up: Sequence[bool]) -> bool:
@@ -18,19 +18,29 @@ def has_room(observation: Observation, up: Sequence[bool]) -> bool:
     return bool((observation.open_to & np.array(up)).any())
 
 
-def decision(scheduler: Scheduler, observation: Observation, up: Sequence[bool]) -> Decision:
+def decision(
+    scheduler: Scheduler,
+    observation: Observation,
+    up: Sequence[bool],
+    *,
+    must_place: bool = False,
+) -> Decision:
     """Decide among the engines that are up.
 
     Args:
         scheduler: What decides.
         observation: What is known.
         up: Whether each engine is up; where none of those that decode is, all are tried.
+        must_place: Whether a policy that may hold the conversation must not.
     """
     fleet = observation.fleet
     decoders = [engine for engine in fleet.decoders if up[engine]]
     if all(up) or not decoders:
-        return scheduler.decision(observation)
-    chosen = scheduler.decision(replace(observation, open_to=observation.open_to & np.array(up)))
+        return scheduler.decision(observation, must_place=must_place)
+    among = replace(observation, open_to=observation.open_to & np.array(up))
+    chosen = scheduler.decision(among, must_place=must_place)
+    if chosen.placement == HOLD:
+        return chosen
     prefill_at, decode_at, offload_above = chosen.placement
     if up[prefill_at] and up[decode_at]:
         return chosen

@@ -51,6 +51,7 @@ class Decided(NamedTuple):
     turn: int
     policy: str
     preference: float | None
+    must_place: bool
     decision: Decision
     instead: Disagreement | None
 
@@ -215,6 +216,7 @@ def _record(item: Item) -> dict[str, Any]:
         "turn": item.turn,
         "policy": item.policy,
         "preference": item.preference,
+        "must_place": item.must_place,
         "action": decision.action,
         "scores": _scores(decision.scores),
         "fallback": decision.fallback,
@@ -230,5 +232,5 @@ def _record(item: Item) -> dict[str, Any]:
 
 def _scores(scores: Float32Array) -> list[float]:
     """Return scores that JSON has and that a line has room for: of 64 engines there are 4,096."""
-    few = len(scores) <= 16 and bool(np.isfinite(scores).all())
+    few = len(scores) <= 32 and bool(np.isfinite(scores).all())
     return scores.tolist() if few else []

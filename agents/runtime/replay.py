@@ -72,7 +72,8 @@ def _replay(
                 scheduler.preference = record["preference"]
             conversation, time = record["conversation"], record["time"]
             observation = observer.observe(time, conversation, record["turn"])
-            offline = available.decision(scheduler, observation, up)
+            must_place = record["must_place"]
+            offline = available.decision(scheduler, observation, up, must_place=must_place)
             online = placement_of(record["decision"])
             same = (online, record["action"]) == (offline.placement, offline.action)
             yield Replayed(conversation, time, online, offline, same)

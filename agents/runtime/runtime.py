@@ -20,6 +20,7 @@ from conserve_gym.agents.runtime.shadow import Shadow
 from conserve_gym.fleet import Fleet
 from conserve_gym.ledger import ConversationEnded, Event, Ledger, Placed, TurnAborted, event_of
 from conserve_gym.observer import Observer
+from conserve_gym.placement import HOLD
 
 _log = logging.getLogger(__name__)
 
@@ -96,26 +97,33 @@ class Runtime:
             return event
 
     def decide(self, conversation: int, turn: int = 0, *, wait: bool = False) -> Decision | None:
-        """Place the conversation at the door, and write that down.
+        """Place the conversation at the door, or hold it, and write that down.
 
         Args:
             conversation: Its ``TurnArrived`` is recorded.
             turn: Its turn at the door.
-            wait: Place it only where there is room.
+            wait: Place it only where there is room, and where the policy does not hold it.
 
         Returns:
-            The decision; None where it shall wait because no engine has room.
+            The decision; None where it shall wait.
         """
         with self._lock:
             now = self.now()
             observation = self._observer.observe(now, conversation, turn)
             if wait and not available.has_room(observation, self.up):
                 return None
-            decision = available.decision(self.scheduler, observation, self.up)
+            must_place = not wait
+            decision = available.decision(
+                self.scheduler, observation, self.up, must_place=must_place
+            )
             shadow = self.shadow
-            instead = shadow.compare(observation, decision, self.up) if shadow else None
+            instead = None
+            if shadow:
+                instead = shadow.compare(observation, decision, self.up, must_place=must_place)
             by = self.scheduler.checksum, self.scheduler.preference
-            self._put(Decided(now, conversation, turn, *by, decision, instead))
+            self._put(Decided(now, conversation, turn, *by, must_place, decision, instead))
+            if decision.placement == HOLD:
+                return None
             self._read(Placed(now, conversation, turn, *decision.placement))
             return decision
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from conserve_gym import rules
+from conserve_gym.actions import HOLD_MEANING
 from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError
 from conserve_gym.agents.runtime.mlp import Float32Array, Mlp
 from conserve_gym.agents.runtime.preference import checked_preference
@@ -131,8 +132,13 @@ class Scheduler:
         """Choose where the conversation runs."""
         return self.decision(observation).placement
 
-    def decision(self, observation: Observation) -> Decision:
-        """Choose where the conversation runs, and say how."""
+    def decision(self, observation: Observation, *, must_place: bool = False) -> Decision:
+        """Choose where the conversation runs, and say how.
+
+        Args:
+            observation: What is known.
+            must_place: Whether a policy that may hold the conversation must not.
+        """
         self.decisions += 1
         artifact = self.artifact
         if artifact is None:
@@ -154,6 +160,8 @@ class Scheduler:
         else:
             scores = network.scores(scaled, self._actions.table(observation))
         mask = self._actions.mask(observation)
+        if must_place and self._may_hold:
+            mask[-1] = False
         action = int(np.where(mask, scores, -np.inf).argmax())
         return Decision(self._actions.placement(observation, action), action, scores, "")
 
@@ -170,6 +178,7 @@ class Scheduler:
         """Prepare to decide for a fleet that the policy serves."""
         self._fleet = fleet
         self._actions = artifact.actions(fleet)
+        self._may_hold = self._actions.meanings[-1] == HOLD_MEANING
         self._scaler = Scaler(len(fleet.roles))
         low, high = artifact.seen(len(fleet.roles))
         self._low, self._high = low - SEEN_MARGIN, high + SEEN_MARGIN

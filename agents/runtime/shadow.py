@@ -44,11 +44,16 @@ class Shadow:
         self.decisions = self.disagreements = 0
 
     def compare(
-        self, observation: Observation, acting: Decision, up: Sequence[bool]
+        self,
+        observation: Observation,
+        acting: Decision,
+        up: Sequence[bool],
+        *,
+        must_place: bool,
     ) -> Disagreement | None:
         """Return what the candidate would have done instead; None where it agrees."""
         self.decisions += 1
-        ours = available.decision(self.scheduler, observation, up)
+        ours = available.decision(self.scheduler, observation, up, must_place=must_place)
         if ours.placement == acting.placement:
             return None
         self.disagreements += 1

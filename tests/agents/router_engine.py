@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ class FakeEngine:
         asked: Bodies of all requests.
         fails: Status of every answer, if not 200.
         breaks_after: Events after which it breaks off.
+        may_answer: What answers wait for.
     """
 
     def __init__(self, name: str) -> None:
@@ -25,10 +27,13 @@ class FakeEngine:
         self.fails = 200
         self.breaks_after: int | None = None
         self.url = ""
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.asked.append(body)
+        await self.may_answer.wait()
         if self.fails != 200:
             raise _status(self.fails)
         prompt = sum(len(message["content"]) for message in body["messages"])

@@ -27,9 +27,12 @@ from conserve_gym.agents.router.errors import ApiError, RefusedError
 from conserve_gym.agents.router.lengths import Lengths
 from conserve_gym.agents.router.router import Router, RouterError
 from conserve_gym.agents.router.spec import EngineSpec, Health, Limits, RouterSpec
+from conserve_gym.agents.runtime.replay import Replayed, by_checksum, replay
+from conserve_gym.agents.runtime.scheduler import Scheduler
 from conserve_gym.costs import UNKNOWN
 from conserve_gym.deployment import Deployment
 from conserve_gym.fleet import Fleet, Role
+from conserve_gym.placement import HOLD
 
 # --- slots ---
 
@@ -169,9 +172,18 @@ FLEET = Fleet((Role.PREFILL, Role.DECODE, Role.DECODE), (10_000,) * 3)
 Play = Callable[[Router, list[FakeEngine]], Coroutine[Any, Any, None]]
 
 
-def with_engines(tmp_path: Path, play: Play, *, disaggregate_from: float = 100.0) -> None:
+def with_engines(
+    tmp_path: Path,
+    play: Play,
+    *,
+    disaggregate_from: float = 100.0,
+    holding: bool = False,
+    door_s: float = 60.0,
+) -> None:
     """Play with a router before three engines of vLLM's protocol."""
     policy = tiny_policy.write(tmp_path / "policy", FLEET, disaggregate_from)
+    if holding:
+        policy = tiny_policy.write_holding(tmp_path / "holding", FLEET)
 
     async def main() -> None:
         async with AsyncExitStack() as stack:
@@ -187,7 +199,7 @@ def with_engines(tmp_path: Path, play: Play, *, disaggregate_from: float = 100.0
                 policy=policy,
                 log=tmp_path / "log",
                 tokens_per_character=1.0,
-                limits=Limits(first_token_s=2.0, next_token_s=1.0),
+                limits=Limits(first_token_s=2.0, next_token_s=1.0, door_s=door_s),
                 health=Health(period_s=0.1, timeout_s=1.0),
             )
             router = await stack.enter_async_context(Router(spec))
@@ -304,6 +316,59 @@ def test_a_turn_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     with_engines(tmp_path, play)
 
 
+# --- policies that hold ---
+
+
+def decisions_of(tmp_path: Path) -> list[Replayed]:
+    """Return the log's decisions, which must be the same offline."""
+    policies = by_checksum([Scheduler.load(tmp_path / "holding")])
+    decisions = list(replay(tmp_path / "log", policies))
+    assert all(one.same for one in decisions)
+    return decisions
+
+
+def test_the_newest_of_those_held_comes_first(tmp_path: Path) -> None:
+    finished: list[str] = []
+
+    async def play(router: Router, engines: list[FakeEngine]) -> None:
+        async def one(session: str) -> None:
+            await ask(router, session, "x" * 20)
+            finished.append(session)
+
+        for engine in engines:
+            engine.may_answer.clear()
+        tasks = []
+        for waiting, session in enumerate("abcd"):
+            tasks.append(asyncio.create_task(one(session)))
+            while len(router.turns.door) < waiting or not any(e.asked for e in engines):
+                await asyncio.sleep(0.001)
+        assert sum(len(engine.asked) for engine in engines) == 1
+        for engine in engines:
+            engine.may_answer.set()
+        await asyncio.gather(*tasks)
+
+    with_engines(tmp_path, play, holding=True)
+    assert finished == ["a", "d", "c", "b"]
+    placed = [one.conversation for one in decisions_of(tmp_path) if one.online != HOLD]
+    assert placed == [0, 3, 2, 1]
+
+
+def test_nobody_is_held_for_longer_than_the_door_allows(tmp_path: Path) -> None:
+    async def play(router: Router, engines: list[FakeEngine]) -> None:
+        for engine in engines:
+            engine.may_answer.clear()
+        tasks = [asyncio.create_task(ask(router, session, "x" * 20)) for session in "ab"]
+        while sum(len(engine.asked) for engine in engines) < 2:
+            await asyncio.sleep(0.001)
+        for engine in engines:
+            engine.may_answer.set()
+        await asyncio.gather(*tasks)
+
+    with_engines(tmp_path, play, holding=True, door_s=0.05)
+    decisions = [one.online == HOLD for one in decisions_of(tmp_path)]
+    assert decisions == [False, True, False]
+
+
 # --- what cannot start, and what can ---
 
 
@@ -357,7 +422,7 @@ def test_wrong_engines_are_named(engines: list[tuple[Any, ...]], says: str) -> N
         spec_of(*(EngineSpec(*engine, 1000) for engine in engines))
 
 
-@pytest.mark.parametrize("needs", ["decides_every_turn", "may_hold", "engine_exports"])
+@pytest.mark.parametrize("needs", ["decides_every_turn", "engine_exports"])
 def test_a_policy_that_a_router_cannot_run_is_refused(tmp_path: Path, needs: str) -> None:
     names = zip(("p", "a", "b"), FLEET.roles, strict=True)
     engines = [EngineSpec(name, "http://h", role, "vllm_nixl", 10_000) for name, role in names]
