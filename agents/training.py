@@ -52,9 +52,8 @@ def train(config: DictConfig) -> Path:
     settings = run_folder.settings(config)
     run_folder.check_same(folder, settings)
     if spec.agent.algorithm == "evolution":
-        with run_folder.held(folder):
-            if not _is_complete(folder):
-                evolve(config, spec, folder, settings)
+        if not _is_complete(folder):
+            evolve(config, spec, folder, settings)
         return folder
     envs = vector_env(played, spec)
     model = _create(spec, envs)
