@@ -109,6 +109,8 @@ def evolve(
     start = np.zeros(len(COLUMNS))
     for name, weight in settings.start.items():
         start[_COLUMN[name]] = weight
+    if spec.agent.warm_start is not None:
+        start = _weights_of(Path(spec.agent.warm_start))
     seed, size = spec.seed, settings.population_size
     if checkpoint:
         model = run_folder.load_model(LinearModel, checkpoint)
@@ -172,6 +174,19 @@ def evolve(
                 f"SLO attainment {attainment:.1f} %",
             )
         run_folder.save_model(model, folder / run_folder.MODEL)
+
+
+def _weights_of(run: Path) -> FloatArray:
+    """Return the weights that another run has found.
+
+    Raises:
+        ConfigurationError: It is no such run.
+    """
+    path = run / run_folder.MODEL
+    if not path.exists():
+        raise ConfigurationError(f"agent.warm_start={run} holds no trained model")
+    weights = run_folder.load_model(LinearModel, path).network.weights
+    return np.asarray(weights, dtype=np.float64)
 
 
 def _ask(search: CMA) -> list[FloatArray]:

@@ -73,7 +73,7 @@ class AgentSpec:
                     f"agent.{name}={getattr(self, name)}: of n_envs, n_steps and train_freq "
                     f"agent.algorithm={self.algorithm} takes {takes_them}"
                 )
-        if self.warm_start is not None and self.algorithm in ("bc", "evolution"):
+        if self.warm_start is not None and self.algorithm == "bc":
             raise ValueError(f"agent.algorithm={self.algorithm} does not take warm_start")
 
     @property
