@@ -29,11 +29,11 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## train a small policy, export it, and compare it with the heuristics
+demo: $(STAMP) ## train a small policy, export it, and compare it and a trained one with the rules
 	$(BIN)/python scripts/train.py experiment=demo
 	$(BIN)/python scripts/export.py run=runs/demo
 	$(BIN)/python scripts/evaluate.py cluster=a40_1p3d workload=miniswe arrivals.rate=1.634 \
-		'policies=[colocate,full_disagg,conserve,runs/demo/policy]' seeds=5 \
+		'policies=[colocate,full_disagg,conserve,runs/demo/policy,paper_cluster]' seeds=5 \
 		output=runs/demo/evaluation
 
 # One worker a core; a file's tests stay together, because they share what they set up.

@@ -49,6 +49,14 @@ ALGORITHMS: dict[str, Algorithm] = {
         {"mlp": "MlpPolicy", "scorer": MaskableScorerPolicy},
         masked=True,
     ),
+    # What clones is a model of MaskablePPO that has not learned yet: its policy serves every
+    # environment, and PPO can begin with its weights.
+    "bc": Algorithm(
+        MaskablePPO,
+        TimeDiscountMaskableRolloutBuffer,
+        {"mlp": "MlpPolicy", "scorer": MaskableScorerPolicy},
+        masked=True,
+    ),
     "dqn": Algorithm(
         DQN,
         TimeDiscountReplayBuffer,

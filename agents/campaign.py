@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from conserve_gym.agents.follow_parent import follow_parent
 from conserve_gym.agents.provenance import git_revision, write_json
 from conserve_gym.envs.configuration import ConfigurationError
 
@@ -117,22 +115,5 @@ def play(
 def processes(number: int) -> ProcessPoolExecutor:
     """Return a pool of processes that end with this one."""
     return ProcessPoolExecutor(
-        number, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent
+        number, mp_context=multiprocessing.get_context("spawn"), initializer=follow_parent
     )
-
-
-def _follow_parent() -> None:
-    """Let a worker end when its parent does, and not by itself.
-
-    A parent that was killed cannot tell it; and Ctrl-C, which goes to both, could end it while it
-    holds a lock that its parent waits for.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)

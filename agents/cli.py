@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,32 +16,39 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, track
 
+from conserve_gym.agents import multirun
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.policy import Policy
 
 CONFIG = {"config_path": "pkg://conserve_gym.conf", "version_base": "1.3"}
 
+_SWEEP_KEYS = ("sweep", "~sweep", "+sweep", "trials=", "repeats=", "validation_", "output=")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _command(run: Callable[P, R]) -> Callable[P, R]:
+def _command(run: Callable[P, R]) -> Callable[P, R | None]:
     """Turn errors that a user can mend into one line and exit code 2."""
 
     @functools.wraps(run)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R | None:
+        if multirun.is_job():
+            multirun.begin(cast(DictConfig, args[0]))
         try:
             return run(*args, **kwargs)
         except KeyboardInterrupt:
             print("stopped; what has a folder goes on when it is started again", file=sys.stderr)
             sys.exit(130)
         except MissingMandatoryValue as error:
-            print(f"error: {error.full_key} is needed: {error.full_key}=...", file=sys.stderr)
-            sys.exit(2)
+            says = f"{error.full_key} is needed: {error.full_key}=..."
         except (ConServeGymError, OmegaConfBaseException, OSError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            says = " ".join(str(error).split())
+        print(f"error: {says}", file=sys.stderr)
+        if not multirun.is_job():
             sys.exit(2)
+        multirun.tell({"error": says})  # the other jobs go on
+        return None
 
     return wrapped
 
@@ -51,8 +59,15 @@ def train(config: DictConfig) -> None:
     """Train a policy into the folder ``run``."""
     from conserve_gym.agents.run_folder import MODEL
     from conserve_gym.agents.training import train as run
+    from conserve_gym.agents.validation import EPISODES, attained_pct
 
-    Console().print(f"trained: {run(config) / MODEL}", soft_wrap=True)
+    if multirun.is_job():
+        config.progress_bar = False  # there may be several at a time
+    folder = run(config)
+    Console().print(f"trained: {folder / MODEL}", soft_wrap=True)
+    if multirun.is_job():
+        heading = f"SLO attainment, %, of {EPISODES} validation episodes"
+        multirun.tell({"steps": config.total_timesteps, heading: attained_pct(folder)})
 
 
 @hydra.main(config_name="evaluate", **CONFIG)
@@ -95,6 +110,9 @@ def evaluate(config: DictConfig) -> float:
     console.print(report.table(summary, episodes, built, config.clock, _overrides()))
     for path in (*written, folder / "evaluation.json", *timelines):
         console.print(str(path), soft_wrap=True)
+    attained = {f"{name}, %": of["slo_attainment_pct"].mean for name, of in summary.items()}
+    if multirun.is_job():
+        multirun.tell(attained)
     return summary[policies[-1].name]["slo_attainment_pct"].mean
 
 
@@ -113,6 +131,27 @@ def tune(config: DictConfig) -> None:
         f"{found.path}",
         soft_wrap=True,
     )
+
+
+@hydra.main(config_name="sweep", **CONFIG)
+@_command
+def sweep(config: DictConfig) -> None:
+    """Find settings to train with."""
+    from conserve_gym.agents.sweep import sweep as run
+
+    console = Console()
+    found = run(config, console)
+    given = [o for o in HydraConfig.get().overrides.task if not o.startswith(_SWEEP_KEYS)]
+    setting = [f"{key}={value}" for key, value in found.parameters.items()]
+    says = f"SLO attainment on the validation episodes {found.attained_pct:.2f} %"
+    if found.configured_pct is not None:
+        says += f", as configured {found.configured_pct:.2f} %"
+    if found.left:
+        says += f"; {found.left} trials are not complete"
+    console.print(says)
+    for path in found.written:
+        console.print(str(path), soft_wrap=True)
+    console.print(shlex.join(["python", "scripts/train.py", *given, *setting]), soft_wrap=True)
 
 
 @hydra.main(config_name="ablate", **CONFIG)
@@ -147,7 +186,7 @@ def export(config: DictConfig) -> None:
     target = Path(config.output) if config.output else run / "policy"
     scheduler = write(run, target, config.preference)
     assert scheduler.artifact is not None
-    size = sum(path.stat().st_size for path in target.iterdir())
+    size = sum(path.stat().st_size for path in (target.iterdir() if target.is_dir() else [target]))
     Console().print(
         f"exported: {target} ({size / 1024:.0f} KiB, {scheduler.artifact.action_kind} actions, "
         "golden vectors verified without torch)",
@@ -243,6 +282,40 @@ def benchmark(config: DictConfig) -> None:
     if config.verify is None:
         run(config, Console())
     elif not verify(Path(str(config.verify)), config.rows, Console()):
+        sys.exit(1)
+
+
+@hydra.main(config_name="serve", **CONFIG)
+@_command
+def serve(config: DictConfig) -> None:
+    """Serve OpenAI's API in front of real engines until stopped."""
+    from conserve_gym.envs.configuration import ConfigurationError, validated
+
+    _ = config.engines  # said to be needed before anything else is looked at
+    try:
+        from conserve_gym.agents.router.serve import serve as run
+    except ImportError as error:
+        raise ConfigurationError(f"{error}: pip install 'conserve-gym[router]'") from None
+    from conserve_gym.agents.router.spec import RouterSpec
+
+    run(validated(RouterSpec, config))
+
+
+@hydra.main(config_name="replay", **CONFIG)
+@_command
+def replay(config: DictConfig) -> None:
+    """Decide again on a router's log; exits with 1 if a decision differs."""
+    from conserve_gym.agents.runtime.replay import by_checksum
+    from conserve_gym.agents.runtime.replay import replay as run
+    from conserve_gym.agents.runtime.scheduler import Scheduler
+
+    policies = by_checksum(Scheduler.load(str(path)) for path in config.policies)
+    replayed = list(run(Path(str(config.log)), policies))
+    differ = [one for one in replayed if not one.same]
+    for one in differ[:10]:
+        print(f"{one.time:.3f} s, conversation {one.conversation}: {one.online}, {one.offline}")
+    print(f"{len(replayed)} decisions, {len(replayed) - len(differ)} the same offline")
+    if differ:
         sys.exit(1)
 
 

@@ -109,6 +109,8 @@ def evolve(
     start = np.zeros(len(COLUMNS))
     for name, weight in settings.start.items():
         start[_COLUMN[name]] = weight
+    if spec.agent.warm_start is not None:
+        start = _weights_of(Path(spec.agent.warm_start))
     seed, size = spec.seed, settings.population_size
     if checkpoint:
         model = run_folder.load_model(LinearModel, checkpoint)
@@ -120,14 +122,6 @@ def evolve(
     for told in model.told:  # the same questions have the same answers
         _ask(search)
         search.tell([(row[1:], row[0]) for row in told])
-    run_folder.claim(
-        folder,
-        run_settings,
-        validated(ClusterSpec, config.cluster, "cluster"),
-        steps_done=model.num_timesteps,
-        episode_seed=training_seed(seed, len(model.told)),
-    )
-    (folder / "checkpoints").mkdir(exist_ok=True)
     text = OmegaConf.to_yaml(config)
     console = Console()
     progress = Progress(
@@ -139,7 +133,16 @@ def evolve(
         console=console,
         disable=not config.progress_bar,
     )
-    with processes(settings.workers or os.cpu_count() or 1) as pool, progress:
+    pool = processes(settings.workers or os.cpu_count() or 1)
+    with run_folder.held(folder), pool, progress:
+        run_folder.claim(
+            folder,
+            run_settings,
+            validated(ClusterSpec, config.cluster, "cluster"),
+            steps_done=model.num_timesteps,
+            episode_seed=training_seed(seed, len(model.told)),
+        )
+        (folder / "checkpoints").mkdir(exist_ok=True)
         task = progress.add_task("generation 0", total=spec.total_timesteps)
         progress.update(task, completed=model.num_timesteps)
         while model.num_timesteps < spec.total_timesteps:
@@ -170,7 +173,20 @@ def evolve(
                 description=f"generation {generation + 1}: return {worths[0]:.3f}, "
                 f"SLO attainment {attainment:.1f} %",
             )
-    run_folder.save_model(model, folder / run_folder.MODEL)
+        run_folder.save_model(model, folder / run_folder.MODEL)
+
+
+def _weights_of(run: Path) -> FloatArray:
+    """Return the weights that another run has found.
+
+    Raises:
+        ConfigurationError: It is no such run.
+    """
+    path = run / run_folder.MODEL
+    if not path.exists():
+        raise ConfigurationError(f"agent.warm_start={run} holds no trained model")
+    weights = run_folder.load_model(LinearModel, path).network.weights
+    return np.asarray(weights, dtype=np.float64)
 
 
 def _ask(search: CMA) -> list[FloatArray]:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from conserve_gym.agents.runtime.artifact import (
 from conserve_gym.agents.runtime.scheduler import FALLBACK_RULE, SEEN_MARGIN, Scheduler
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
 from conserve_gym.envs.configuration import ConfigurationError, Scenario, nominal_scenario
+from conserve_gym.files import whole
 from conserve_gym.observation import Observation, field_table, split
 from conserve_gym.placement import Placement
 
@@ -51,13 +53,13 @@ class _Recorder:
 
 
 def export(run: Path, target: Path, preference: float | None = None) -> Scheduler:
-    """Write the run's policy to the folder ``target`` and return it as loaded by the runtime.
+    """Write the run's policy to ``target`` and return it as loaded by the runtime.
 
-    The folder appears whole or not at all, and replaces an earlier export.
+    It appears whole or not at all, and replaces an earlier export.
 
     Args:
         run: Folder of the run.
-        target: Folder to write.
+        target: Folder to write, or a zip file if its name ends so.
         preference: Default of the exported policy, from 0 to 1; None is 0 where it has one.
 
     Raises:
@@ -71,8 +73,7 @@ def export(run: Path, target: Path, preference: float | None = None) -> Schedule
         raise ConfigurationError(
             f"{run}: no router can run deployment={policy.deployment.to_json()}"
         )
-    if target.exists() and {path.name for path in target.iterdir()} != {HEADER, WEIGHTS, GOLDEN}:
-        raise ConfigurationError(f"output={target} exists and is not an exported policy")
+    _check_replaceable(target)
     built = nominal_scenario(policy.config)
     network, tensors = exported(policy.model)
     weights = save_tensors(tensors)
@@ -123,23 +124,53 @@ def export(run: Path, target: Path, preference: float | None = None) -> Schedule
         WEIGHTS: hashlib.sha256(weights).hexdigest(),
         GOLDEN: hashlib.sha256(golden).hexdigest(),
     }
+    text = json.dumps(header, indent=1).encode() + b"\n"
+    _write(target, {HEADER: text, WEIGHTS: weights, GOLDEN: golden})
+    return Scheduler.load(target)
+
+
+def _check_replaceable(target: Path) -> None:
+    """Check that nothing but an exported policy would be replaced.
+
+    Raises:
+        ConfigurationError: Something else stands there.
+    """
+    names: set[str] = set()
+    if target.is_dir():
+        names = {path.name for path in target.iterdir()}
+    elif zipfile.is_zipfile(target):
+        with zipfile.ZipFile(target) as archive:
+            names = set(archive.namelist())
+    if target.exists() and names != {HEADER, WEIGHTS, GOLDEN}:
+        raise ConfigurationError(f"output={target} exists and is not an exported policy")
+
+
+def _write(target: Path, contents: dict[str, bytes]) -> None:
+    """Write the files of an exported policy, whole or not at all."""
+    if target.suffix == ".zip":
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole(target) as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, content in contents.items():
+                    # The time of the export would make two of the same policy differ.
+                    archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+            Scheduler.load(file)  # an artefact that does not load must not replace one that does
+        return
     partial = target.with_name(target.name + ".partial")
     replaced = target.with_name(target.name + ".replaced")
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        (partial / WEIGHTS).write_bytes(weights)
-        (partial / GOLDEN).write_bytes(golden)
-        (partial / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
-        Scheduler.load(partial)  # an artefact that does not load must not replace one that does
+        for name, content in contents.items():
+            (partial / name).write_bytes(content)
+        Scheduler.load(partial)
         if target.exists():
             os.replace(target, replaced)
         os.replace(partial, target)
     finally:
         for leftover in (partial, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
-    return Scheduler.load(target)
 
 
 def _golden(policy: LearnedPolicy, built: Scenario) -> dict[str, Any]:

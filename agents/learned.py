@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conserve_gym.actions import actions_of, possible
 from conserve_gym.agents.algorithms import ALGORITHMS
+from conserve_gym.agents.networks.exported import scores
 from conserve_gym.agents.networks.placement_view import view, view_space
 from conserve_gym.agents.preference import preference_space, with_preference
 from conserve_gym.agents.run_folder import CONFIG, MODEL, latest_checkpoint, load_model
@@ -64,14 +66,12 @@ class LearnedPolicy:
             validated(Deployment, config.deployment, "deployment")
         )
         self.fleet = validated(ClusterSpec, config.cluster, "cluster").fleet(self.deployment)
-        algorithm = ALGORITHMS[spec.agent.algorithm]
-        self.model = load_model(algorithm.model, path)
+        self.model = load_model(ALGORITHMS[spec.agent.algorithm].model, path)
         self.network = spec.agent.network
         self.preference = 0.0 if spec.preference else None
         if preference is not None:
             self.preference = checked_preference(preference, folder.name, spec.preference)
             self.name += f"(preference={preference:g})"
-        self._masked = algorithm.masked
         self._kind = spec.environment
         self._fit(self.fleet)
         self.observation = slice(0, None)
@@ -94,12 +94,9 @@ class LearnedPolicy:
 
     def move_to(self, fleet: Fleet) -> None:
         """Decide for a fleet that the policy serves from now on."""
-        if fleet == self.fleet:
-            return
-        self._fit(fleet)
-        if self.network == "linear":
-            return
-        self._resize()
+        self._fit(fleet)  # also one that is equal: its costs may differ, and with them estimates
+        if self.network != "linear" and self._space() != self.model.observation_space:
+            self._resize()
 
     def _resize(self) -> None:
         """Give the model the sizes of the fleet's observations and actions, and its own weights."""
@@ -114,7 +111,9 @@ class LearnedPolicy:
 
     def _fit(self, fleet: Fleet) -> None:
         self.fleet = fleet
-        self.actions = actions_of(self._kind, fleet, offload_above(self.config))
+        self.actions = actions_of(
+            self._kind, fleet, offload_above(self.config), self.deployment.may_hold
+        )
         self.scaler = Scaler(len(fleet.roles))
 
     def _space(self) -> spaces.Box:
@@ -127,12 +126,20 @@ class LearnedPolicy:
     def reset(self, seed: int) -> None:
         """Keep no state."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> LearnedPolicy:
+        """Return itself: it keeps no state, and copies that look ahead share the network."""
+        return self
+
     def decide(self, observation: Observation) -> Placement:
-        """Choose the most probable action that finds room."""
-        masked = {"action_masks": self.actions.mask(observation)} if self._masked else {}
-        shown = self.shown(observation, self.preference)
-        action, _ = self.model.predict(shown, deterministic=True, **masked)
-        return self.actions.placement(observation, int(action))
+        """Choose the placement of the most probable action that finds room."""
+        return self.actions.placement(observation, self.action(observation))
+
+    def action(self, observation: Observation) -> int:
+        """Choose the most probable action that finds room, or the one of most value."""
+        found = scores(
+            self.model, self.shown(observation, self.preference)[None], len(self.actions.meanings)
+        )[0]
+        return int(np.where(self.actions.mask(observation), found, -np.inf).argmax())
 
     def shown(self, observation: Observation, preference: float | None) -> npt.NDArray[np.float32]:
         """Return what the network is shown, with a preference where it has one."""

@@ -108,7 +108,9 @@ def play_look_ahead(
     """
     spec = scenario.cluster
     try:
-        tried = actions_of(actions, spec.fleet(base.deployment), scenario.offload_above)
+        tried = actions_of(
+            actions, spec.fleet(base.deployment), scenario.offload_above, base.deployment.may_hold
+        )
     except ValueError as error:
         raise ConfigurationError(f"look_ahead.actions={actions!r}: {error}") from None
     drawn = draw_episode(scenario.workload, scenario.arrivals, np.random.default_rng(seed))

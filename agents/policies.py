@@ -11,6 +11,7 @@ from conserve_gym.agents.explanation.rule import TREE, DistilledRule
 from conserve_gym.agents.runtime.artifact import HEADER
 from conserve_gym.agents.runtime.scheduler import Scheduler
 from conserve_gym.agents.submissions import names_a_class, submitted
+from conserve_gym.agents.trained import TRAINED
 from conserve_gym.baselines.registry import BASELINES, make_baseline
 from conserve_gym.envs.configuration import ConfigurationError
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
@@ -24,7 +25,7 @@ class OtherFleetError(ConfigurationError):
 
 
 def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
-    """Return the policy of a baseline's name, a path or a class.
+    """Return the policy of a name, a path or a class.
 
     Args:
         asked: What the user wrote: a name, a training run's folder, an exported policy, a distilled
@@ -47,7 +48,7 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
             return make_baseline(name, site(cluster), parameters)
         except ValueError as error:
             raise ConfigurationError(f"policy {error}") from None
-    path = Path(name)
+    path = TRAINED.get(name, Path(name))
     if parameters.keys() - ({"preference"} if path.exists() else set()):
         raise ConfigurationError(
             f"policy {name!r} is no baseline, and takes no parameters but a preference"
@@ -75,7 +76,7 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
         return learned
     raise ConfigurationError(
         f"policy {name!r} is neither a path, file.py:Class, package.module:Class, nor one of "
-        f"{', '.join(sorted(BASELINES))}"
+        f"{', '.join(sorted((*BASELINES, *TRAINED)))}"
     )
 
 

@@ -6,11 +6,11 @@ import hashlib
 import json
 import platform
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from conserve_gym.agents.multirun import command
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.files import whole
 
@@ -24,7 +24,7 @@ def provenance(cluster: ClusterSpec) -> dict[str, Any]:
     cluster's hardware was not measured.
     """
     return {
-        "command": sys.argv,
+        "command": command(),
         "git_revision": git_revision(),
         "python": platform.python_version(),
         "packages": packages(),

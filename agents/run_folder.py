@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from conserve_gym.agents.provenance import provenance, write_json
@@ -20,7 +23,7 @@ from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.files import whole
 from conserve_gym.observation import field_table
 
-MODEL, CONFIG, RUN = "model.zip", "config.yaml", "run.json"
+MODEL, CONFIG, RUN, LOCK = "model.zip", "config.yaml", "run.json", ".lock"
 KEPT_CHECKPOINTS = 2
 
 
@@ -49,6 +52,21 @@ def check_same(folder: Path, expected: dict[str, Any]) -> None:
         )
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder; a process that is killed lets go of it.
+
+    Raises:
+        ConfigurationError: Another process trains in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise ConfigurationError(f"run={folder}: another process trains in it") from None
+
+
 def claim(
     folder: Path,
     values: dict[str, Any],
@@ -58,7 +76,6 @@ def claim(
     episode_seed: int,
 ) -> None:
     """Write down what the run is, or that it goes on."""
-    folder.mkdir(parents=True, exist_ok=True)
     parts = json.loads((folder / RUN).read_text("utf-8")) if (folder / RUN).exists() else []
     part = {"steps_done": steps_done, "episode_seed": episode_seed, **provenance(cluster)}
     write_json(folder / RUN, [*parts, part])

@@ -15,6 +15,9 @@ FIRST_TRAINING_SEED = 1_000_000
 FIRST_TEST_SEED = 500_000
 """The benchmark counts its seeds from here on: nobody looks at them while choosing a policy."""
 
+FIRST_VALIDATION_SEED = 400_000
+"""Settings of training are chosen by seeds from here on; a count in an evaluation begins at 0."""
+
 
 def evaluation_seeds(given: object, first: int = 0) -> list[int]:
     """Return seeds from a count or a list.

@@ -44,57 +44,80 @@ def train(config: DictConfig) -> Path:
     torch.set_num_threads(1)  # two threads are 3 to 19 times slower on small networks
     folder = Path(config.run)
     spec = training_spec(config)
+    if spec.agent.algorithm == "bc":
+        from conserve_gym.agents.imitation.imitate import imitate  # it plays with what is trained
+
+        return imitate(config, spec)
     played = scenarios(config)
     settings = run_folder.settings(config)
     run_folder.check_same(folder, settings)
-    if (folder / run_folder.MODEL).exists():
-        print(f"{folder} is complete already")
-        return folder
     if spec.agent.algorithm == "evolution":
-        evolve(config, spec, folder, settings)
+        if not _is_complete(folder):
+            evolve(config, spec, folder, settings)
         return folder
-    checkpoint = run_folder.latest_checkpoint(folder)
-    envs = _vector_env(played, spec)
-    if checkpoint:
-        try:
-            model = run_folder.load_model(ALGORITHMS[spec.agent.algorithm].model, checkpoint)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{error}; delete it to go on from an older one") from None
-        model.set_env(envs)
-        print(f"resuming {folder} at {model.num_timesteps:,} of {spec.total_timesteps:,} steps")
-    else:
-        model = _create(spec, envs)
-    model.tensorboard_log = str(folder)
-    # The algorithm has seeded the environments with its own seed: these come from training's.
-    episode_seed = training_seed(spec.seed, model.num_timesteps)
-    model.set_random_seed(episode_seed)
-    run_folder.claim(
-        folder,
-        settings,
-        validated(ClusterSpec, config.cluster, "cluster"),
-        steps_done=model.num_timesteps,
-        episode_seed=episode_seed,
-    )
+    envs = vector_env(played, spec)
+    model = _create(spec, envs)
+    with run_folder.held(folder):
+        if _is_complete(folder):
+            return folder
+        checkpoint = run_folder.latest_checkpoint(folder)
+        if checkpoint:
+            try:
+                model = run_folder.load_model(type(model), checkpoint)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{error}; delete it to go on from an older one") from None
+            model.set_env(envs)
+            print(f"resuming {folder} at {model.num_timesteps:,} of {spec.total_timesteps:,} steps")
+        elif spec.agent.warm_start is not None:
+            _begin_with(model, Path(spec.agent.warm_start))
+        model.tensorboard_log = str(folder)
+        # The algorithm has seeded the environments with its own seed: these come from training's.
+        episode_seed = training_seed(spec.seed, model.num_timesteps)
+        model.set_random_seed(episode_seed)
+        run_folder.claim(
+            folder,
+            settings,
+            validated(ClusterSpec, config.cluster, "cluster"),
+            steps_done=model.num_timesteps,
+            episode_seed=episode_seed,
+        )
+        _learn(model, spec, folder, anew=not checkpoint, progress_bar=config.progress_bar)
+    return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    complete = (folder / run_folder.MODEL).exists()
+    if complete:
+        print(f"{folder} is complete already")
+    return complete
+
+
+def _learn(model: Any, spec: TrainingSpec, folder: Path, *, anew: bool, progress_bar: bool) -> None:
+    envs = model.get_env()
     callbacks: list[BaseCallback] = [
         LogEpisodes(),
-        ObservedRange(_known(spec, envs)),
+        ObservedRange(known(spec, envs)),
         Checkpoint(folder / "checkpoints", spec.checkpoint_every, spec.agent.rollout_steps),
     ]
     if spec.discount.kind == "per_second" and ALGORITHMS[spec.agent.algorithm].on_policy:
         callbacks.append(RecordTime())
+    thresholds = gc.get_threshold()
     # Ledgers are many small tuples that live for an episode: with the default thresholds the
     # collector walks through them, and through all of torch, for a sixth of the time.
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)
-    model.learn(
-        spec.total_timesteps - model.num_timesteps,
-        callback=callbacks,
-        reset_num_timesteps=not checkpoint,
-        tb_log_name="tensorboard",
-        progress_bar=config.progress_bar,
-    )
+    try:
+        model.learn(
+            spec.total_timesteps - model.num_timesteps,
+            callback=callbacks,
+            reset_num_timesteps=anew,
+            tb_log_name="tensorboard",
+            progress_bar=progress_bar,
+        )
+    finally:  # another run may follow in this process
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
     run_folder.save_model(model, folder / run_folder.MODEL)
-    return folder
 
 
 def training_spec(config: DictConfig) -> TrainingSpec:
@@ -106,7 +129,7 @@ def training_spec(config: DictConfig) -> TrainingSpec:
     agent = cast(dict[str, Any], OmegaConf.to_container(config.agent, resolve=True))
     own = {
         key: agent.pop(key, None)
-        for key in ("algorithm", "network", "n_envs", "n_steps", "train_freq")
+        for key in ("algorithm", "network", "n_envs", "n_steps", "train_freq", "warm_start")
     }
     keys = ("environment", "seed", "total_timesteps", "checkpoint_every", "discount", "preference")
     values = {key: config[key] for key in keys}
@@ -114,7 +137,12 @@ def training_spec(config: DictConfig) -> TrainingSpec:
     return validated(TrainingSpec, spec)
 
 
-def _vector_env(played: Scenario | RandomisedScenario, spec: TrainingSpec) -> VecEnv:
+def vector_env(played: Scenario | RandomisedScenario, spec: TrainingSpec) -> VecEnv:
+    """Return the environments of a training run.
+
+    Raises:
+        ConfigurationError: The network cannot play what is drawn, or nothing can be preferred.
+    """
     draws_clusters = isinstance(played, RandomisedScenario) and played.draws_clusters
     if draws_clusters and spec.agent.network == "mlp":
         raise ConfigurationError(
@@ -134,7 +162,7 @@ def _vector_env(played: Scenario | RandomisedScenario, spec: TrainingSpec) -> Ve
     return make_vec_env(make, n_envs=spec.agent.n_envs or 1)
 
 
-def _known(spec: TrainingSpec, envs: VecEnv) -> Callable[[Any], Any]:
+def known(spec: TrainingSpec, envs: VecEnv) -> Callable[[Any], Any]:
     """Return what leaves out of observations that a smaller cluster has fewer engines."""
     if spec.agent.network == "mlp":
         return np.asarray
@@ -160,3 +188,13 @@ def _create(spec: TrainingSpec, envs: VecEnv) -> Any:
     # Stable-Baselines3 checks its arguments by assertions and by using them.
     except (TypeError, ValueError, AssertionError, AttributeError, ZeroDivisionError) as error:
         raise ConfigurationError(f"agent={agent.settings}: {error}") from None
+
+
+def _begin_with(model: Any, run: Path) -> None:
+    """Take the weights of another run's model, actor and critic."""
+    from conserve_gym.agents.learned import LearnedPolicy  # it reads what is trained
+
+    try:
+        model.policy.load_state_dict(LearnedPolicy(run).model.policy.state_dict())
+    except RuntimeError as error:
+        raise ConfigurationError(f"agent.warm_start={run}: another network: {error}") from None

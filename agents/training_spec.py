@@ -33,9 +33,10 @@ class AgentSpec:
         algorithm: Which one.
         network: A perceptron on the whole observation, a scorer of placements, or weights of what
             they are estimated to cost.
-        n_envs: Environments in one process; evolution has none of its own.
+        n_envs: Environments in one process; evolution and cloning have none of their own.
         n_steps: Steps that each plays between two updates.
         train_freq: The same, as DQN calls it.
+        warm_start: Run whose weights it begins with.
         settings: The algorithm's other arguments.
 
     Raises:
@@ -43,11 +44,12 @@ class AgentSpec:
             algorithm has, or it does not train such a network.
     """
 
-    algorithm: Literal["ppo", "maskable_ppo", "dqn", "qrdqn", "evolution"]
+    algorithm: Literal["ppo", "maskable_ppo", "dqn", "qrdqn", "bc", "evolution"]
     network: Literal["mlp", "scorer", "linear"]
     n_envs: PositiveInt | None
     n_steps: PositiveInt | None
     train_freq: PositiveInt | None
+    warm_start: str | None
     settings: dict[str, Any]
 
     def __post_init__(self) -> None:
@@ -59,6 +61,7 @@ class AgentSpec:
             )
         takes = {
             "evolution": (),
+            "bc": (),
             "dqn": ("n_envs", "train_freq"),
             "qrdqn": ("n_envs", "train_freq"),
         }
@@ -70,6 +73,8 @@ class AgentSpec:
                     f"agent.{name}={getattr(self, name)}: of n_envs, n_steps and train_freq "
                     f"agent.algorithm={self.algorithm} takes {takes_them}"
                 )
+        if self.warm_start is not None and self.algorithm == "bc":
+            raise ValueError(f"agent.algorithm={self.algorithm} does not take warm_start")
 
     @property
     def rollout_steps(self) -> int:
@@ -112,7 +117,9 @@ class TrainingSpec:
                 f"checkpoint_every={self.checkpoint_every} is below a rollout of "
                 f"agent.n_envs * agent.{name} = {rollout} steps"
             )
+        if self.preference and self.agent.algorithm == "bc":
+            raise ValueError("preference=true: agent=bc has nothing to prefer, but SLO attainment")
         if self.environment == "joint" and self.agent.algorithm in ("ppo", "dqn", "qrdqn"):
             raise ValueError(
-                "environment=joint has action masks: choose agent=maskable_ppo or agent=evolution"
+                "environment=joint has action masks: choose agent=maskable_ppo, bc or evolution"
             )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from omegaconf import DictConfig
@@ -14,12 +13,12 @@ from pydantic.dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from conserve_gym.agents import campaign
+from conserve_gym.agents import campaign, search
 from conserve_gym.agents.evaluation import play
 from conserve_gym.agents.policies import resolve
 from conserve_gym.agents.provenance import provenance, write_json
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
-from conserve_gym.baselines.baseline import Baseline, Parameter, Value
+from conserve_gym.baselines.baseline import Baseline, Value
 from conserve_gym.baselines.registry import BASELINES
 from conserve_gym.envs.configuration import (
     ConfigurationError,
@@ -29,11 +28,9 @@ from conserve_gym.envs.configuration import (
     validated_part,
 )
 from conserve_gym.envs.fields import STRICT, Positive
-from conserve_gym.files import whole
 from conserve_gym.ledger import Placed
 
 TUNED = "tuned.json"
-_STUDY, _TRIALS = "study.log", "trials.csv"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -88,34 +85,22 @@ def tune(config: DictConfig, console: Console) -> Tuned:
     baseline = _tunable(spec.policy)
     loads = at_rates(of_split(config, "train"), spec.rates)
     campaign.claim(spec.output, {str(k): str(v) for k, v in config.items() if k != "output"})
-    optuna = _optuna()
-    study = optuna.create_study(
-        direction="maximize",
-        study_name=spec.policy,
-        storage=optuna.storages.JournalStorage(
-            optuna.storages.journal.JournalFileBackend(str(spec.output / _STUDY))
-        ),
-        load_if_exists=True,
-    )
+    study = search.open_study(spec.output, spec.policy)
     # One that goes on must not draw again what was drawn before.
-    study.sampler = optuna.samplers.TPESampler(seed=spec.seed + len(study.trials))
+    study.sampler = search.optuna().samplers.TPESampler(seed=spec.seed + len(study.trials))
     default = {name: parameter.default for name, parameter in baseline.parameters.items()}
-    if not any(trial.params == default for trial in _complete(study)):
+    if not any(trial.params == default for trial in search.complete(study)):
         study.enqueue_trial(default)
     episodes = _episodes(spec, loads)
     columns = (TextColumn("tuning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("tuning", total=spec.trials)
-        while (done := len(_complete(study))) < spec.trials:
+        while (done := len(search.complete(study))) < spec.trials:
             progress.update(task, completed=done)
-            trial = study.ask()
-            setting = {
-                name: _suggest(trial, name, parameter)
-                for name, parameter in baseline.parameters.items()
-            }
-            study.tell(trial, _attainment_pct(spec.policy, setting, loads, episodes))
-    _write_trials(spec.output / _TRIALS, study, list(default))
-    with_default = next(trial for trial in _complete(study) if trial.params == default)
+            trial = study.ask(search.distributions(baseline.parameters))
+            study.tell(trial, _attainment_pct(spec.policy, trial.params, loads, episodes))
+    search.write_trials(spec.output, study, list(default), "slo_attainment_pct")
+    with_default = next(trial for trial in search.complete(study) if trial.params == default)
     best = dict(study.best_params)
     found = Tuned(best, study.best_value, with_default.value, episodes, spec.output / TUNED)
     _write(found, spec, loads[0])
@@ -129,30 +114,6 @@ def _tunable(name: str) -> Baseline:
             f"policy={name!r} has no parameters to tune; these have: {', '.join(able)}"
         )
     return BASELINES[name]
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError:
-        raise ConfigurationError("tuning needs Optuna: pip install 'conserve-gym[tune]'") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
-
-
-def _suggest(trial: Any, name: str, parameter: Parameter) -> Value:
-    if parameter.choices:
-        value: Value = trial.suggest_categorical(name, parameter.choices)
-    elif isinstance(parameter.default, int):
-        low, high = int(parameter.low), int(parameter.high)
-        value = trial.suggest_int(name, low, high, log=parameter.logarithmic)
-    else:
-        value = trial.suggest_float(name, parameter.low, parameter.high, log=parameter.logarithmic)
-    return value
-
-
-def _complete(study: Any) -> list[Any]:
-    return [trial for trial in study.trials if trial.value is not None]
 
 
 def _episodes(spec: TuningSpec, loads: Sequence[Scenario]) -> int:
@@ -181,14 +142,6 @@ def _attainment_pct(
         for i in range(episodes)
     ]
     return float(np.mean(attained))
-
-
-def _write_trials(path: Path, study: Any, names: Sequence[str]) -> None:
-    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", *names, "slo_attainment_pct"])
-        for i, trial in enumerate(_complete(study)):
-            writer.writerow([i, *(trial.params[name] for name in names), trial.value])
 
 
 def _write(found: Tuned, spec: TuningSpec, load: Scenario) -> None:

@@ -31,7 +31,7 @@ class Parameter:
     high: float = 0.0
     logarithmic: bool = False
     most: float = math.inf
-    choices: tuple[str, ...] = ()
+    choices: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Baseline:
     def _check(given: str, parameter: Parameter, value: Value) -> None:
         if parameter.choices:
             if value not in parameter.choices:
-                raise ValueError(f"{given} is none of {', '.join(parameter.choices)}")
+                raise ValueError(f"{given} is none of {', '.join(map(str, parameter.choices))}")
         elif isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{given} is no number")
         elif not 0 <= value <= parameter.most or value == math.inf:

@@ -15,6 +15,7 @@ _MODULES = (
     "cache_aware",
     "colocate",
     "conserve",
+    "conserve_hold",
     "decoding_prefiller",
     "disaggregate",
     "dynamo_conditional",

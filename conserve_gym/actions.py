@@ -13,7 +13,9 @@ from conserve_gym import rules
 from conserve_gym.estimates import Estimates
 from conserve_gym.fleet import Fleet
 from conserve_gym.observation import Observation
-from conserve_gym.placement import Placement, as_table, candidates
+from conserve_gym.placement import HOLD, Placement, as_table, candidates
+
+HOLD_MEANING = "hold at the door"
 
 
 class Actions(Protocol):
@@ -107,17 +109,25 @@ class JointActions:
     Args:
         fleet: Roles of the engines.
         offload_above: From how many new tokens on later turns may be prefilled away.
+        may_hold: Whether the last action holds the conversation at the door.
     """
 
     kind = "joint"
 
-    def __init__(self, fleet: Fleet, offload_above: Sequence[float] = (math.inf,)) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        offload_above: Sequence[float] = (math.inf,),
+        may_hold: bool = False,
+    ) -> None:
         """List the candidates."""
-        self._candidates = candidates(fleet, offload_above)
+        self._may_hold = may_hold
+        placements = candidates(fleet, offload_above)
+        self._prefill_at = np.array([placement.prefill_at for placement in placements])
+        self._decode_at = np.array([placement.decode_at for placement in placements])
+        self._candidates = placements + (HOLD,) * may_hold
         self._table = as_table(self._candidates)
         self._estimates = Estimates(fleet)
-        self._prefill_at = np.array([placement.prefill_at for placement in self._candidates])
-        self._decode_at = np.array([placement.decode_at for placement in self._candidates])
         self.meanings = tuple(map(_meaning, self._candidates))
 
     def placement(self, observation: Observation, action: int) -> Placement:
@@ -127,18 +137,26 @@ class JointActions:
     def mask(self, observation: Observation) -> npt.NDArray[np.bool_]:
         """Return which decoders have room; where none has, every action counts."""
         mask: npt.NDArray[np.bool_] = observation.open_to[self._decode_at]
-        return mask if mask.any() else np.ones_like(mask)
+        if not mask.any():
+            mask[:] = True
+        if self._may_hold:  # held while nothing is under way, it would never be asked about again
+            mask = np.append(mask, observation.engine_field("turns_in_flight").any())
+        return mask
 
     def table(self, observation: Observation) -> npt.NDArray[np.float32]:
         """Return the candidates as networks see them, shape (actions, columns)."""
-        estimates = self._estimates(observation, self._prefill_at, self._decode_at)
+        estimates = self._estimates(
+            observation, self._prefill_at, self._decode_at, hold=self._may_hold
+        )
         return np.concatenate([self._table, estimates], axis=1)
 
 
 KINDS = tuple(actions.kind for actions in (ConversationActions, TurnActions, JointActions))
 
 
-def actions_of(kind: str, fleet: Fleet, offload_above: Sequence[float] = (math.inf,)) -> Actions:
+def actions_of(
+    kind: str, fleet: Fleet, offload_above: Sequence[float] = (math.inf,), may_hold: bool = False
+) -> Actions:
     """Return the actions of a kind on a fleet.
 
     Args:
@@ -146,12 +164,13 @@ def actions_of(kind: str, fleet: Fleet, offload_above: Sequence[float] = (math.i
         fleet: Roles of the engines.
         offload_above: What joint actions list; later turns of the others stay where they are
             decoded.
+        may_hold: Whether joint actions may hold the conversation at the door.
 
     Raises:
         ValueError: The fleet does not allow them, or there is no such kind.
     """
     if kind == JointActions.kind:
-        return JointActions(fleet, offload_above)
+        return JointActions(fleet, offload_above, may_hold)
     if kind == TurnActions.kind:
         return TurnActions(fleet)
     if kind == ConversationActions.kind:
@@ -166,6 +185,8 @@ def possible(kind: str, fleet: Fleet) -> bool:
 
 def _meaning(placement: Placement) -> str:
     prefill_at, decode_at, offload_above = placement
+    if placement == HOLD:
+        return HOLD_MEANING
     if not placement.disaggregates:
         return f"colocate at {decode_at}"
     text = f"prefill at {prefill_at}, decode at {decode_at}"

@@ -33,6 +33,8 @@ class Deployment:
             the conversation's later turns.
         pulls_history: An engine that prefills a later turn copies what it lacks of the
             conversation's KV from where it was decoded last; else it computes that again.
+        may_hold: The policy may hold the conversation at the door: the newest stands there first,
+            and it is asked about again when something has happened.
         engine_exports: Engines tell the router their queues at each decision, which the ledger
             does not hold.
     """
@@ -42,6 +44,7 @@ class Deployment:
     decides_every_turn: bool = False
     prefix_caching: bool = True
     pulls_history: bool = True
+    may_hold: bool = False
     engine_exports: bool = False
 
     def to_json(self) -> dict[str, bool | str]:

@@ -107,6 +107,18 @@ class TurnFinished(NamedTuple):
     output_tokens: int
 
 
+class TurnAborted(NamedTuple):
+    """A turn will have no further token: its client left, or what computed it failed.
+
+    Routers alone see this. A conversation at the door has left it; one that was placed keeps its
+    placement, and may go on with another turn.
+    """
+
+    time: float
+    conversation: int
+    turn: int
+
+
 class ConversationEnded(NamedTuple):
     """No further turn of the conversation will come: its client said so with its last turn.
 
@@ -132,6 +144,7 @@ Event: TypeAlias = (
     | KvMoved
     | FirstToken
     | TurnFinished
+    | TurnAborted
     | ConversationEnded
     | Metered
 )
@@ -143,6 +156,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     "kv_moved": KvMoved,
     "first_token": FirstToken,
     "turn_finished": TurnFinished,
+    "turn_aborted": TurnAborted,
     "conversation_ended": ConversationEnded,
     "metered": Metered,
 }
@@ -196,12 +210,7 @@ class Ledger:
         Infinity, which JSON lacks, is null.
         """
         for event in self._events:
-            record = {
-                field: None if value == math.inf else value
-                for field, value in event._asdict().items()
-            }
-            name = _EVENT_NAMES[type(event)]
-            yield json.dumps({"event": name, **record}, allow_nan=False)
+            yield json.dumps(record_of(event), allow_nan=False)
 
     def digest(self) -> str:
         """Return the SHA-256 of the ledger's lines: equal digests are equal ledgers."""
@@ -233,6 +242,13 @@ class Ledger:
         return ledger
 
 
+def record_of(event: Event) -> dict[str, Any]:
+    """Return an event as a JSON object; infinity, which JSON lacks, is null."""
+    fields = event._asdict().items()
+    record = {field: None if value == math.inf else value for field, value in fields}
+    return {"event": _EVENT_NAMES[type(event)], **record}
+
+
 def _event_from_line(line: bytes) -> Event:
     try:
         record = json.loads(line)
@@ -241,6 +257,16 @@ def _event_from_line(line: bytes) -> Event:
         raise LedgerError(f"not JSON ({getattr(error, 'msg', error)})") from None
     if not isinstance(record, dict):
         raise LedgerError(f"expected an object, found {type(record).__name__}")
+    return event_of(record)
+
+
+def event_of(record: dict[str, Any]) -> Event:
+    """Return the event that ``record_of`` wrote.
+
+    Raises:
+        LedgerError: The record is no event; the message names the field.
+    """
+    record = dict(record)
     name = record.pop("event", None)
     if not isinstance(name, str) or name not in EVENT_TYPES:
         raise LedgerError(f"event={name!r} is none of {', '.join(EVENT_TYPES)}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,12 +20,15 @@ from conserve_gym.ledger import (
     LedgerError,
     Placed,
     Prefilled,
+    TurnAborted,
     TurnArrived,
     TurnFinished,
 )
 from conserve_gym.observation import RECENT_S, FloatArray, Observation
 from conserve_gym.placement import Placement
 from conserve_gym.running_statistics import DecayedMean, RunningMoments
+
+_Stage = Literal["at the door", "prompt", "handed over", "decoding", "between turns"]
 
 
 @dataclass
@@ -42,6 +46,23 @@ class _Conversation:
     turn: int = 0
     home: int = -1
     held: dict[int, int] = field(default_factory=dict)  # engine: tokens of its KV left there
+    stage: _Stage = "at the door"
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> _Conversation:
+        restored = cls(**state)
+        if state["placement"] is not None:
+            at, to, tokens = state["placement"]
+            restored.placement = Placement(at, to, math.inf if tokens is None else tokens)
+        restored.held = {int(engine): tokens for engine, tokens in state["held"].items()}
+        return restored
+
+    def state(self) -> dict[str, Any]:
+        values = asdict(self)
+        if self.placement is not None:
+            at, to, tokens = self.placement
+            values["placement"] = [at, to, None if math.isinf(tokens) else tokens]
+        return values
 
 
 class _Engine:
@@ -56,6 +77,20 @@ class _Engine:
         self.ttft = DecayedMean(RECENT_S)
         self.tbt = DecayedMean(RECENT_S)
         self.last_event_s = 0.0
+
+    def state(self) -> dict[str, Any]:
+        prompts = [[key, *prompt] for key, prompt in self.prompts.items()]
+        means = {"ttft": self.ttft.state(), "tbt": self.tbt.state()}
+        return {**vars(self), "prompts": prompts, **means}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> _Engine:
+        restored = cls()
+        vars(restored).update(state)
+        restored.prompts = {key: (time, tokens) for key, time, tokens in state["prompts"]}
+        restored.ttft = DecayedMean.from_state(RECENT_S, state["ttft"])
+        restored.tbt = DecayedMean.from_state(RECENT_S, state["tbt"])
+        return restored
 
 
 class Observer:
@@ -109,8 +144,16 @@ class Observer:
             KvMoved: self._on_kv_moved,
             FirstToken: self._on_first_token,
             TurnFinished: self._on_turn_finished,
+            TurnAborted: self._on_turn_aborted,
             ConversationEnded: self._on_conversation_ended,
         }
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no turn is under way anywhere."""
+        return not any(
+            engine.prompts or engine.handed_over or engine.decoding for engine in self._engines
+        )
 
     def update(self) -> None:
         """Read the events that were appended since the last call."""
@@ -131,6 +174,53 @@ class Observer:
                     raise LedgerError(
                         f"{event} does not follow from the events before it"
                     ) from None
+
+    def state(self) -> dict[str, Any]:
+        """Return all that is known, as plain values for ``restore``."""
+        self.update()
+        return {
+            "engines": [engine.state() for engine in self._engines],
+            "kv_known_tokens": list(self.kv_known_tokens),
+            "conversations": [[key, one.state()] for key, one in self._conversations.items()],
+            "at_door": self._at_door,
+            "arrivals": self._arrivals.state(),
+            "turns": self._turns.state(),
+            "appended": self._appended.state(),
+            "outputs": self._outputs.state(),
+            "kv_moves": self._kv_moves.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Know what another observer of the same fleet and deployment knew.
+
+        Args:
+            state: What ``state`` returned there.
+
+        Raises:
+            LedgerError: It is not that of such a fleet.
+        """
+        if len(state["engines"]) != len(self._engines):
+            raise LedgerError(f"a state of {len(state['engines'])} engines, not of this fleet")
+        self._engines = [_Engine.from_state(engine) for engine in state["engines"]]
+        self.kv_known_tokens = list(state["kv_known_tokens"])
+        self._conversations = {
+            key: _Conversation.from_state(one) for key, one in state["conversations"]
+        }
+        self._at_door = state["at_door"]
+        self._arrivals = DecayedMean.from_state(RECENT_S, state["arrivals"])
+        self._turns = RunningMoments.from_state(state["turns"])
+        self._appended = RunningMoments.from_state(state["appended"])
+        self._outputs = RunningMoments.from_state(state["outputs"])
+        self._kv_moves = DecayedMean.from_state(RECENT_S, state["kv_moves"])
+
+    def unfinished(self) -> list[tuple[int, int]]:
+        """Return conversation and index of every turn that has arrived and not finished."""
+        self.update()
+        return [
+            (key, one.turn)
+            for key, one in self._conversations.items()
+            if one.stage != "between turns"
+        ]
 
     def observe(
         self,
@@ -235,6 +325,7 @@ class Observer:
         }
         if self._every_turn:
             self._at_door += 1
+            conversation.stage = "at the door"
         else:
             assert conversation.placement is not None
             self._hold(conversation, event.input_tokens)
@@ -254,6 +345,7 @@ class Observer:
         self._take_prompt(event.time, event.conversation, conversation.prefilled_at)
         assert conversation.placement is not None
         self._engines[conversation.placement.decode_at].handed_over += 1
+        conversation.stage = "handed over"
 
     def _on_kv_moved(self, event: KvMoved) -> None:
         self._kv_moves.add(event.time, event.seconds)
@@ -262,10 +354,11 @@ class Observer:
         conversation = self._conversations[event.conversation]
         conversation.first_token_s = event.time
         engine = self._engines[event.engine]
-        if event.conversation in engine.prompts:
-            self._take_prompt(event.time, event.conversation, event.engine)
-        else:
+        if conversation.stage == "handed over":
             engine.handed_over -= 1
+        else:  # also where a prefill elsewhere has failed and the decoder did it itself
+            self._take_prompt(event.time, event.conversation, conversation.prefilled_at)
+        conversation.stage = "decoding"
         engine.decoding += 1
         engine.last_event_s = event.time
         ttft = event.time - conversation.dispatched_s
@@ -275,6 +368,7 @@ class Observer:
         conversation = self._conversations[event.conversation]
         engine = self._engines[event.engine]
         engine.decoding -= 1
+        conversation.stage = "between turns"
         engine.last_event_s = event.time
         if event.output_tokens > 1:
             tbt = (event.time - conversation.first_token_s) / (event.output_tokens - 1)
@@ -288,6 +382,19 @@ class Observer:
             self._unpin(conversation)
         else:
             self._hold(conversation, event.input_tokens + event.output_tokens)
+
+    def _on_turn_aborted(self, event: TurnAborted) -> None:
+        conversation = self._conversations[event.conversation]
+        placement = conversation.placement
+        if conversation.stage == "at the door":
+            self._at_door -= 1
+        elif conversation.stage == "prompt":
+            self._take_prompt(event.time, event.conversation, conversation.prefilled_at)
+        elif placement is not None and conversation.stage == "handed over":
+            self._engines[placement.decode_at].handed_over -= 1
+        elif placement is not None and conversation.stage == "decoding":
+            self._engines[placement.decode_at].decoding -= 1
+        conversation.stage = "between turns"
 
     def _on_conversation_ended(self, event: ConversationEnded) -> None:
         conversation = self._conversations.pop(event.conversation)
@@ -305,6 +412,7 @@ class Observer:
         offloaded = placement.offloads(placed, conversation.new_tokens)
         at = placement.prefill_at if offloaded else placement.decode_at
         conversation.dispatched_s = time
+        conversation.stage = "prompt"
         conversation.prefilled_at = at
         if self._prefix_caching and self._pulls_history:
             tokens = conversation.new_tokens

@@ -45,6 +45,9 @@ class Placement(NamedTuple):
         return prefill_at != decode_at and (placed or new_tokens >= offload_above)
 
 
+HOLD = Placement(-1, -1)
+"""No placement yet: the conversation is held at the door until something has happened."""
+
 _MANY_TOKENS = 262144  # an offload_above that counts as never, as the longest prompt observed
 
 
@@ -53,7 +56,7 @@ def as_table(placements: Sequence[Placement]) -> npt.NDArray[np.float32]:
 
     Returns:
         For each: prefill engine, decode engine, and offload_above on a logarithmic scale from 0
-        (every turn) to 1 (never).
+        (every turn) to 1 (never). ``HOLD`` has -1 for both engines.
     """
     rows = [
         (at, to, min(math.log1p(tokens) / math.log1p(_MANY_TOKENS), 1.0))

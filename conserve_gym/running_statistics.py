@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 class DecayedMean:
@@ -43,6 +44,17 @@ class DecayedMean:
         seen_s = self._time_constant_s * -math.expm1(-now / self._time_constant_s)
         return weight / max(seen_s, 1.0)
 
+    def state(self) -> list[float]:
+        """Return all that is kept, for ``from_state``."""
+        return [self._time, self._sum, self._weight, self.mean]
+
+    @classmethod
+    def from_state(cls, time_constant_s: float, state: Sequence[float]) -> DecayedMean:
+        """Go on from what ``state`` returned."""
+        restored = cls(time_constant_s)
+        restored._time, restored._sum, restored._weight, restored.mean = state
+        return restored
+
 
 class RunningMoments:
     """Mean and standard deviation of all values so far (Welford's method)."""
@@ -66,3 +78,15 @@ class RunningMoments:
     def std(self) -> float:
         """Standard deviation of the values, 0 with fewer than two."""
         return math.sqrt(self._squares / self._count) if self._count > 1 else 0.0
+
+    def state(self) -> list[float]:
+        """Return all that is kept, for ``from_state``."""
+        return [self._count, self._squares, self.mean]
+
+    @classmethod
+    def from_state(cls, state: Sequence[float]) -> RunningMoments:
+        """Go on from what ``state`` returned."""
+        restored = cls()
+        count, restored._squares, restored.mean = state
+        restored._count = int(count)
+        return restored

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, TypeVar, cast
 
@@ -163,15 +163,33 @@ def of_split(config: DictConfig, split: str) -> DictConfig:
         ConfigurationError: A recording names another split.
     """
     config = config.copy()
+    for key, node in _recordings(config):
+        if node.split not in (None, split):
+            raise ConfigurationError(f"{key}.split={node.split}: here it must be {split}")
+        node.split = split
+    return config
+
+
+def validation_part(config: DictConfig) -> DictConfig:
+    """Return a composed configuration that takes the validation split for the train split.
+
+    What has no splits, or is taken whole, stays as it is.
+    """
+    config = config.copy()
+    for _, node in _recordings(config):
+        if node.split == "train":
+            node.split = "validation"
+    return config
+
+
+def _recordings(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """Yield what of a configuration's workload has splits, by key."""
     nodes = [("workload", config.workload)]
     while nodes:
         key, node = nodes.pop()
         if "split" in node:
-            if node.split not in (None, split):
-                raise ConfigurationError(f"{key}.split={node.split}: here it must be {split}")
-            node.split = split
+            yield key, node
         nodes += [(f"{key}.{k}", v) for k, v in node.items() if isinstance(v, DictConfig)]
-    return config
 
 
 def validated_part(kind: type[T], config: DictConfig) -> T:

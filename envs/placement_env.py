@@ -98,7 +98,9 @@ class PlacementEnv(gymnasium.Env[ObservationDict, np.int64]):
         spec = scenario.cluster
         self.fleet = spec.fleet(self.deployment)
         try:
-            self.actions = actions_of(self.action_kind, self.fleet, scenario.offload_above)
+            self.actions = actions_of(
+                self.action_kind, self.fleet, scenario.offload_above, self.deployment.may_hold
+            )
         except ValueError as error:
             raise ConfigurationError(f"cluster {spec.name!r}: {error}") from None
         self._scaler = Scaler(len(self.fleet.roles))
@@ -247,7 +249,9 @@ def most(
     for roles in dict.fromkeys(scenarios.roles(deployment)):
         fleet = Fleet(roles, (1,) * len(roles))
         try:
-            actions = actions_of(action_kind, fleet, scenarios.nominal.offload_above)
+            actions = actions_of(
+                action_kind, fleet, scenarios.nominal.offload_above, deployment.may_hold
+            )
         except ValueError as error:
             raise ConfigurationError(f"randomise: {error}") from None
         sizes.append((len(roles), len(actions.meanings)))

@@ -155,9 +155,12 @@ def test_running_environment_resolves_the_mapping(tmp_path: Path) -> None:
         "conserve-validate",
         "conserve-reproduce",
         "conserve-tune",
+        "conserve-sweep",
         "conserve-ablate",
         "conserve-explain",
         "conserve-fetch-traces",
+        "conserve-replay",
+        "conserve-serve",
         "conserve-workload",
     }
     modules = {*FOLDERS.values(), *(script.module for script in scripts)}

@@ -73,6 +73,12 @@ class Artifact:
     preference: float | None
     header: dict[str, Any]
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the checksums of its files."""
+        sums = json.dumps(self.header["sha256"], sort_keys=True)
+        return hashlib.sha256(sums.encode()).hexdigest()
+
     def serves(self, fleet: Fleet) -> bool:
         """Return whether the policy can decide for a fleet."""
         if isinstance(self.network, Mlp):
@@ -91,7 +97,7 @@ class Artifact:
         Raises:
             ValueError: The fleet does not allow such actions.
         """
-        return actions_of(self.action_kind, fleet, self.offload_above)
+        return actions_of(self.action_kind, fleet, self.offload_above, self.deployment.may_hold)
 
     @classmethod
     def load(cls, path: str | Path) -> Artifact:

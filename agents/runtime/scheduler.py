@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from conserve_gym import rules
+from conserve_gym.actions import HOLD_MEANING
 from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError
 from conserve_gym.agents.runtime.mlp import Float32Array, Mlp
 from conserve_gym.agents.runtime.preference import checked_preference
-from conserve_gym.deployment import DEFAULT_DEPLOYMENT
+from conserve_gym.deployment import DEFAULT_DEPLOYMENT, Deployment
 from conserve_gym.fleet import Fleet
 from conserve_gym.ledger import Ledger, Placed
 from conserve_gym.observation import Observation, Scaler
@@ -52,8 +53,11 @@ class Scheduler:
         reason: Why there is no policy.
         preference: How much energy counts, from 0 to 1, for a policy that was trained for any;
             None takes the default of its export.
+        deployment: How the engines are run where there is no policy to say so.
 
     Attributes:
+        reason: Why there is no policy; empty where there is one.
+        checksum: What tells this policy from any other; empty where there is none.
         decisions: Decisions taken since ``reset``.
         fallbacks: Of these, taken by the rule.
 
@@ -63,13 +67,18 @@ class Scheduler:
     """
 
     def __init__(
-        self, artifact: Artifact | None, reason: str = "", preference: float | None = None
+        self,
+        artifact: Artifact | None,
+        reason: str = "",
+        preference: float | None = None,
+        deployment: Deployment = DEFAULT_DEPLOYMENT,
     ) -> None:
         """Prepare to decide."""
         self.artifact = artifact
-        self._reason = reason
+        self.reason = reason
         self.name = artifact.name if artifact else "rule"
-        self.deployment = artifact.deployment if artifact else DEFAULT_DEPLOYMENT
+        self.checksum = artifact.checksum if artifact else ""
+        self.deployment = artifact.deployment if artifact else deployment
         self.decisions = self.fallbacks = 0
         self._preference = artifact.preference if artifact else None
         if preference is not None:
@@ -123,12 +132,17 @@ class Scheduler:
         """Choose where the conversation runs."""
         return self.decision(observation).placement
 
-    def decision(self, observation: Observation) -> Decision:
-        """Choose where the conversation runs, and say how."""
+    def decision(self, observation: Observation, *, must_place: bool = False) -> Decision:
+        """Choose where the conversation runs, and say how.
+
+        Args:
+            observation: What is known.
+            must_place: Whether a policy that may hold the conversation must not.
+        """
         self.decisions += 1
         artifact = self.artifact
         if artifact is None:
-            return self._fall_back(observation, self._reason)
+            return self._fall_back(observation, self.reason)
         if observation.fleet is not self._fleet:
             if not artifact.serves(observation.fleet):
                 return self._fall_back(observation, "the policy does not serve these engines")
@@ -146,13 +160,25 @@ class Scheduler:
         else:
             scores = network.scores(scaled, self._actions.table(observation))
         mask = self._actions.mask(observation)
+        if must_place and self._may_hold:
+            mask[-1] = False
         action = int(np.where(mask, scores, -np.inf).argmax())
         return Decision(self._actions.placement(observation, action), action, scores, "")
+
+    def action_of(self, observation: Observation, placement: Placement) -> int | None:
+        """Return the action that leads to a placement; None if no action of the policy does."""
+        if self.artifact is None or observation.fleet is not self._fleet:
+            return None
+        for action in range(len(self._actions.meanings)):
+            if self._actions.placement(observation, action) == placement:
+                return action
+        return None
 
     def _fit(self, artifact: Artifact, fleet: Fleet) -> None:
         """Prepare to decide for a fleet that the policy serves."""
         self._fleet = fleet
         self._actions = artifact.actions(fleet)
+        self._may_hold = self._actions.meanings[-1] == HOLD_MEANING
         self._scaler = Scaler(len(fleet.roles))
         low, high = artifact.seen(len(fleet.roles))
         self._low, self._high = low - SEEN_MARGIN, high + SEEN_MARGIN

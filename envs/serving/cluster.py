@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 from conserve_gym.deployment import Deployment
 from conserve_gym.envs.serving.clock import Call, Clock
 from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
-from conserve_gym.envs.serving.door import Door
+from conserve_gym.envs.serving.door import Door, HoldingDoor
 from conserve_gym.envs.serving.engine import Engine
 from conserve_gym.envs.serving.network import Network
 from conserve_gym.envs.serving.request import Request
@@ -28,7 +28,7 @@ from conserve_gym.ledger import (
 )
 from conserve_gym.observation import Observation
 from conserve_gym.observer import Observer
-from conserve_gym.placement import Placement
+from conserve_gym.placement import HOLD, Placement
 
 
 class _KvCopy(NamedTuple):
@@ -79,7 +79,7 @@ class Cluster:
         deployment: Deployment,
         conversations: Sequence[Conversation],
         timeline: Timeline | None = None,
-        door: type[Door] = Door,
+        door: type[Door] | None = None,
     ) -> None:
         """Build the engines and let the first conversation come."""
         self.spec = spec
@@ -108,6 +108,8 @@ class Cluster:
             self._clock, spec.network, spec.nodes, spec.kv_bytes_per_token, self._on_kv_moved
         )
         self.observer = Observer(self.ledger, self.fleet, deployment)
+        if door is None:
+            door = HoldingDoor if deployment.may_hold else Door
         self._door = door(self.fleet, deployment.reservation, self.observer)
         self._door_changed = True  # a turn has come or gone since the door was looked at
         self._placements: dict[int, Placement] = {}
@@ -152,11 +154,18 @@ class Cluster:
         return observation
 
     def place(self, placement: Placement) -> None:
-        """Let the conversation at the door in.
+        """Let the conversation at the door in, or hold it.
 
         Raises:
-            ValueError: The roles do not allow the placement.
+            ValueError: The roles do not allow the placement, nobody may hold, or nothing is under
+                way that could end the wait.
         """
+        if placement == HOLD:
+            if not self._deployment.may_hold or self.observer.is_idle:
+                why = "nothing is under way" if self._deployment.may_hold else "may_hold is false"
+                raise ValueError(f"cannot hold the conversation at the door: {why}")
+            self._door_changed = False
+            return
         prefill_at, decode_at, offload_above = placement
         if decode_at not in self.fleet.decoders:
             raise ValueError(f"{placement}: engine {decode_at} does not decode")
@@ -303,6 +312,8 @@ class Cluster:
         conversation = request.conversation
         decode_at = self._placements[conversation].decode_at
         self.ledger.append(FirstToken(self.now, conversation, request.turn, decode_at))
+        if self._deployment.may_hold:
+            self._door_changed = True  # a prompt less is waiting
 
     def on_turn_finished(self, request: Request) -> None:
         """Write a turn down; the next one follows after its gap."""

@@ -1,4 +1,4 @@
-"""The door: conversations wait here, first come first served, until an engine has room for them."""
+"""The door: conversations wait here, in line, until an engine has room for them."""
 
 from __future__ import annotations
 
@@ -101,3 +101,18 @@ class Door:
         if conversation in self._peaks:
             engine, tokens = self._peaks.pop(conversation)
             self._peak_tokens[engine] -= tokens
+
+
+class HoldingDoor(Door):
+    """A door at which the policy may hold whom it is asked about: the newest is first in line.
+
+    What has waited long is likely to be too late already, whoever is let in next; adaptive LIFO is
+    what front ends under overload do (Maurer, Fail at Scale, ACM Queue 13, 2015). Later turns of
+    conversations inside come before those that have not begun.
+    """
+
+    def enqueue(self, conversation: int, turn: int, known_tokens: int, peak_tokens: int) -> None:
+        """Let a turn wait, before the conversations that were there."""
+        super().enqueue(conversation, turn, known_tokens, peak_tokens)
+        waiting = self._queue.pop()
+        self._queue.insert(sum(other.turn > 0 for other in self._queue), waiting)

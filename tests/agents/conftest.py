@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import hydra
 import pytest
 from omegaconf import DictConfig
+
+# Helpers beside these tests: pytest's importlib mode does not make them importable.
+sys.path.insert(0, str(Path(__file__).parent))
 
 TINY = (
     "experiment=quick",

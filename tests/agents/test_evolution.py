@@ -21,7 +21,15 @@ from conserve_gym.envs.configuration import ConfigurationError
 from conserve_gym.estimates import COLUMNS
 from tests.agents.conftest import compose_evolution
 
-START = {"kv": -1.0, "leaves_home": -3.0, "away_later": -3.0}
+START = {
+    "kv": -3.0,
+    "stall": -2.0,
+    "apart_prefill": 2.5,
+    "apart_decode": -2.0,
+    "leaves_home": -3.0,
+    "away_later": -3.0,
+    "hold": -2.0,
+}
 
 
 def model_of(run: Path) -> LinearModel:
@@ -72,7 +80,7 @@ def test_the_first_samples_lie_around_the_start(evolved: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("+agent.start.hope=1", "agent.start.hope is none of wait"),
+        ("+agent.start.hope=1", "agent.start.hope is none of tbt, kv"),
         ("agent.population_size=2", "agent.population_size"),
         ("agent.network=scorer", "agent.algorithm=evolution does not train agent.network=scorer"),
         ("+agent.n_envs=2", "agent.n_envs=2"),

@@ -240,6 +240,10 @@ def test_a_policy_trained_on_drawn_clusters_is_played_and_exported_for_others(
     for name in ("kv_capacity", "prefill_speed", "decode_speed"):
         assert low[f"engines[0].{name}"] > 0.0
     assert np.isfinite(scheduler.artifact.seen_high).all()
+    capped = load_scenario(["cluster=a40_1p3d_200w"]).cluster.fleet(policy.deployment)
+    assert capped == policy.fleet and capped.costs != policy.fleet.costs
+    policy.move_to(capped)
+    assert policy.fleet.costs == capped.costs
     for cluster in ("a40_1p7d", "a40_4mixed"):
         large = load_scenario([f"cluster={cluster}", "workload.conversations=12"])
         policy.move_to(large.cluster.fleet(policy.deployment))

@@ -1,6 +1,7 @@
 """A real engine of megabytes: llama.cpp with a random llama, on a free port of this machine.
 
-``python tests/end_to_end/tiny_llama.py FOLDER`` serves until it is stopped.
+``python tests/end_to_end/tiny_llama.py FOLDER`` serves until it is stopped; a port and a folder for
+slots may follow.
 """
 
 from __future__ import annotations
@@ -83,25 +84,34 @@ def write(path: Path) -> None:
     writer.close()
 
 
+def start(
+    folder: Path, port: int = 0, slots: Path | None = None
+) -> tuple[subprocess.Popen[str], str]:
+    """Serve the model in a process of its own; returns it with its address."""
+    log = folder / "server.log"
+    with log.open("a") as file:
+        arguments = [str(folder), str(port), *([str(slots)] if slots else [])]
+        process = subprocess.Popen(
+            [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=file, text=True
+        )
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    assert address.startswith("http"), log.read_text()[-2000:]
+    return process, address
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """Serve the model in a process of its own; gives the address."""
-    log = folder / "server.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, stderr=file, text=True
-        )
+    process, address = start(folder)
     try:
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        assert address.startswith("http"), log.read_text()[-2000:]
         yield address
     finally:
         process.kill()
         process.wait()
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, port: int = 0, slots: Path | None = None) -> None:
     """Serve until stopped: one thread computes, and a step carries one batch of tokens."""
     import xllamacpp
 
@@ -110,7 +120,10 @@ def main(folder: Path) -> None:
         write(model)
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(model)
-    parameters.port = 0
+    parameters.port = port
+    if slots is not None:
+        parameters.slot_save_path = f"{slots}/"
+        parameters.endpoint_slots = parameters.endpoint_metrics = True
     parameters.n_parallel = MAX_SEQUENCES
     parameters.n_ctx = CONTEXT * MAX_SEQUENCES
     parameters.n_batch = parameters.n_ubatch = TOKEN_BUDGET
@@ -125,4 +138,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:3]), *map(Path, sys.argv[3:4]))

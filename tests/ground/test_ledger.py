@@ -23,6 +23,7 @@ from conserve_gym.ledger import (
     Metered,
     Placed,
     Prefilled,
+    TurnAborted,
     TurnArrived,
     TurnFinished,
 )
@@ -34,6 +35,7 @@ EVENTS: list[Event] = [
     KvMoved(1 / 3, 7, 0, 0, 1, 120, 0.03),
     FirstToken(0.5, 7, 0, 1),
     TurnFinished(2.0, 7, 0, 1, 120, 119, 30),
+    TurnAborted(2.0, 8, 0),
     ConversationEnded(2.0, 7, 1),
     Metered(1e9, 123456.78901234567),
 ]
@@ -155,7 +157,7 @@ def test_a_truncated_file_is_named_with_its_last_line(tmp_path: Path) -> None:
     ledger_of(EVENTS).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
-    with pytest.raises(LedgerError, match=r"ledger\.jsonl, line 8: not JSON"):
+    with pytest.raises(LedgerError, match=r"ledger\.jsonl, line 9: not JSON"):
         Ledger.load(path)
 
 

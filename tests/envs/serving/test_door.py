@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from conserve_gym.deployment import Deployment, Reservation
-from conserve_gym.envs.serving.door import Door
+from conserve_gym.envs.serving.door import Door, HoldingDoor
 from conserve_gym.fleet import Fleet, Role
 from conserve_gym.ledger import Ledger, Placed, TurnArrived, TurnFinished
 from conserve_gym.observer import Observer
@@ -113,3 +113,17 @@ def test_an_exact_fit_fits() -> None:
         scene.arrive(0, 200, 200)
         assert scene.door.is_open()
         assert scene.open_to()[2]
+
+
+def test_where_somebody_may_be_held_the_newest_comes_first_and_later_turns_before_all() -> None:
+    scene = Scene(Reservation.NONE)
+    scene.door = HoldingDoor(FLEET, Reservation.NONE, scene.door._observer)
+    for conversation in (3, 1, 2):
+        scene.arrive(conversation, 10, 20)
+    assert scene.door.head.conversation == 2
+    assert [scene.admit(1), scene.admit(1)] == [2, 1]
+    for conversation in (1, 2):  # their next turns
+        scene.ledger.append(TurnArrived(0.0, conversation, 1, 15, 5))
+        scene.door.enqueue(conversation, 1, 15, 20)
+    scene.arrive(4, 10, 20)
+    assert [scene.door.admit(1).conversation for _ in range(4)] == [1, 2, 4, 3]

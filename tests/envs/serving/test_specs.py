@@ -296,7 +296,7 @@ def test_every_field_of_a_deployment_can_be_set_without_a_plus() -> None:
 def test_a_fleet_knows_how_fast_its_engines_are_beside_the_fastest() -> None:
     alike = load_scenario(["cluster=a40_1p3d"]).cluster.fleet(DEFAULT_DEPLOYMENT)
     assert alike.decode_speeds == (1.0,) * 4
-    # Three steps instead of one for a long prompt, where the budget is that of an engine that decodes
+    # A long prompt takes three steps instead of one where the budget is an engine's that decodes.
     assert alike.prefill_speeds == (1.0, *[pytest.approx(0.975, abs=0.005)] * 3)
     unlike = load_scenario(["cluster=h100_prefill_a100_decode"]).cluster
     h100, a100 = (StepTime(unlike.tier(engine)) for engine in unlike.engines)

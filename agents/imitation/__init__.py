@@ -1,0 +1,1 @@
+"""Learning from the look-ahead: what it finds out is recorded, and a policy is fitted to that."""

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible reverse proxy that places conversations on real engines."""
