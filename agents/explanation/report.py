@@ -193,7 +193,7 @@ def _example(one: Explained, found: Explanation) -> str:
         at, to, _ = decision.placement
         says = f"The fallback rule: prefill at {at}, decode at {to}, because {decision.fallback}."
         return f"{heading}\n\n{says}"
-    order = np.where(one.mask, decision.scores, -np.inf).argsort(kind="stable")[::-1]
+    order = np.where(one.mask, -decision.scores, np.inf).argsort(kind="stable")
     candidates = _table(
         ("", "prefill at", "decode at", "score"),
         (
