@@ -62,7 +62,7 @@ def linear(kind: str = "joint", low: float = 0.0, **weights: float) -> Scheduler
             seen_low=np.full(size, low, dtype=np.float32),
             seen_high=np.ones(size, dtype=np.float32),
             preference=None,
-            header={},
+            header={"sha256": {"policy.json": "known"}},
         )
     )
 
