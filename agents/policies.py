@@ -11,7 +11,7 @@ from conserve_gym.agents.explanation.rule import TREE, DistilledRule
 from conserve_gym.agents.runtime.artifact import HEADER
 from conserve_gym.agents.runtime.scheduler import Scheduler
 from conserve_gym.agents.submissions import names_a_class, submitted
-from conserve_gym.agents.trained import TRAINED
+from conserve_gym.agents.trained import TRAINED, path_of
 from conserve_gym.baselines.registry import BASELINES, make_baseline
 from conserve_gym.envs.configuration import ConfigurationError
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
@@ -48,7 +48,7 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
             return make_baseline(name, site(cluster), parameters)
         except ValueError as error:
             raise ConfigurationError(f"policy {error}") from None
-    path = TRAINED.get(name, Path(name))
+    path = path_of(name)
     if parameters.keys() - ({"preference"} if path.exists() else set()):
         raise ConfigurationError(
             f"policy {name!r} is no baseline, and takes no parameters but a preference"

@@ -158,7 +158,7 @@ def test_a_policy_that_diverged_is_worth_nothing_and_other_errors_stop(
         sweep(configured(tmp_path / "b"), CONSOLE)
 
 
-@pytest.mark.parametrize("agent", ["ppo", "maskable_ppo", "dqn", "qrdqn", "evolution"])
+@pytest.mark.parametrize("agent", ["ppo", "maskable_ppo", "dqn", "qrdqn", "evolution", "bc"])
 def test_every_agent_has_something_to_sweep(
     agent: str, tmp_path: Path, trainings: Trainings
 ) -> None:
