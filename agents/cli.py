@@ -165,6 +165,17 @@ def ablate(config: DictConfig) -> None:
         console.print(str(path), soft_wrap=True)
 
 
+@hydra.main(config_name="explain", **CONFIG)
+@_command
+def explain(config: DictConfig) -> None:
+    """Explain a policy's decisions, and distil a rule from them."""
+    from conserve_gym.agents.explanation.study import run
+
+    console = Console()
+    for path in run(config, console):
+        console.print(str(path), soft_wrap=True)
+
+
 @hydra.main(config_name="export", **CONFIG)
 @_command
 def export(config: DictConfig) -> None:

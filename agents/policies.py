@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from conserve_gym.agents.explanation.rule import TREE, DistilledRule
 from conserve_gym.agents.runtime.artifact import HEADER
 from conserve_gym.agents.runtime.scheduler import Scheduler
 from conserve_gym.agents.submissions import names_a_class, submitted
-from conserve_gym.agents.trained import TRAINED
+from conserve_gym.agents.trained import TRAINED, path_of
 from conserve_gym.baselines.registry import BASELINES, make_baseline
 from conserve_gym.envs.configuration import ConfigurationError
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
@@ -27,7 +28,8 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
     """Return the policy of a name, a path or a class.
 
     Args:
-        asked: What the user wrote: a name, a training run's folder, an exported policy,
+        asked: What the user wrote: a name, a training run's folder, an exported policy, a distilled
+            rule's ``rule.json``,
             ``path/to/file.py:Class`` or ``package.module:Class``, or a baseline's name with its
             parameters, such as ``{"conserve_offload": {"tokens": 2048}}`` or the path of a
             ``tuned.json``. Runs and exported policies that were trained for any take
@@ -46,13 +48,15 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
             return make_baseline(name, site(cluster), parameters)
         except ValueError as error:
             raise ConfigurationError(f"policy {error}") from None
-    path = TRAINED.get(name, Path(name))
+    path = path_of(name)
     if parameters.keys() - ({"preference"} if path.exists() else set()):
         raise ConfigurationError(
             f"policy {name!r} is no baseline, and takes no parameters but a preference"
         )
     if names_a_class(name):
         return submitted(name, site(cluster))
+    if path.suffix == ".json":
+        return DistilledRule.load(path)
     preference = parameters.get("preference")
     if path.is_file() or (path / HEADER).exists():
         scheduler = Scheduler.load(path, preference=preference)
@@ -83,7 +87,7 @@ def split_name(asked: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         ConfigurationError: It has another form, or is no tuned rule.
     """
     if isinstance(asked, str) and asked.endswith(".json"):
-        asked = _tuned(Path(asked))
+        asked = _named_in(Path(asked))
     if isinstance(asked, str):
         return asked, {}
     if isinstance(asked, Mapping) and len(asked) == 1:
@@ -93,10 +97,11 @@ def split_name(asked: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     raise ConfigurationError(f"policy {asked!r} is no name, nor {{name: {{parameter: value}}}}")
 
 
-def _tuned(path: Path) -> Any:
-    """Return what a tuning has found."""
+def _named_in(path: Path) -> Any:
+    """Return what a tuning has found, or the path itself of a distilled rule."""
     try:
-        return json.loads(path.read_text("utf-8"))["policy"]
+        values = json.loads(path.read_text("utf-8"))
+        return str(path) if TREE in values else values["policy"]
     except OSError as error:
         raise ConfigurationError(f"policy {str(path)!r}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:

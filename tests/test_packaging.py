@@ -157,6 +157,7 @@ def test_running_environment_resolves_the_mapping(tmp_path: Path) -> None:
         "conserve-tune",
         "conserve-sweep",
         "conserve-ablate",
+        "conserve-explain",
         "conserve-fetch-traces",
         "conserve-replay",
         "conserve-serve",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from conserve_gym.agents.benchmark.cells import LOOK_AHEAD, bound_of, key_of
 from conserve_gym.agents.benchmark.spec import Asked
 from conserve_gym.agents.policies import OtherFleetError, resolve, split_name
 from conserve_gym.agents.submissions import names_a_class, source
+from conserve_gym.agents.trained import path_of
 from conserve_gym.baselines.registry import BASELINES
 from conserve_gym.envs.configuration import ConfigurationError
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
@@ -127,7 +127,7 @@ def version_of(asked: Asked) -> str:
         return "" if base is None else version_of(base)
     if asked in BASELINES:
         return ""
-    path = source(asked) if names_a_class(asked) else Path(asked)
+    path = source(asked) if names_a_class(asked) else path_of(asked)
     files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
     whole = hashlib.sha256()
     for file in files:

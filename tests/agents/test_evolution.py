@@ -80,7 +80,7 @@ def test_the_first_samples_lie_around_the_start(evolved: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("+agent.start.hope=1", "agent.start.hope is none of wait"),
+        ("+agent.start.hope=1", "agent.start.hope is none of tbt, kv"),
         ("agent.population_size=2", "agent.population_size"),
         ("agent.network=scorer", "agent.algorithm=evolution does not train agent.network=scorer"),
         ("+agent.n_envs=2", "agent.n_envs=2"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -21,8 +23,15 @@ from conserve_gym.agents.networks.placement_view import (
 from conserve_gym.agents.networks.scorer import Scorer
 from conserve_gym.agents.runtime.scorer import Scorer as RuntimeScorer
 from conserve_gym.agents.runtime.scorer import shapes
+from conserve_gym.estimates import COLUMNS, TABLE_COLUMNS
 from conserve_gym.fleet import Fleet, Role
-from conserve_gym.placement import as_table, candidates
+from conserve_gym.placement import Placement, as_table, candidates
+
+
+def rows_of(placements: Sequence[Placement], rng: np.random.Generator) -> np.ndarray:
+    """Placements as networks see them, with estimates that are drawn."""
+    drawn = rng.normal(size=(len(placements), len(COLUMNS))).astype(np.float32)
+    return np.concatenate([as_table(placements), drawn], axis=1)
 
 
 def policy_for(kind: type[ActorCriticPolicy], n_engines: int, n_placements: int):
@@ -66,11 +75,13 @@ def test_permuting_engines_permutes_scores_and_keeps_the_value(
         for p in before
     ]
 
+    rows, permuted = rows_of(before, rng), rows_of(after, rng)
+    permuted[moved, 3:] = rows[:, 3:]
     policy = policy_for(kind, n, len(before))
     flat = np.concatenate([context, engines.ravel()])
-    scores, value = scores_and_value(policy, view(flat, as_table(before)))
+    scores, value = scores_and_value(policy, view(flat, rows))
     flat = np.concatenate([context, engines[order].ravel()])
-    permuted_scores, permuted_value = scores_and_value(policy, view(flat, as_table(after)))
+    permuted_scores, permuted_value = scores_and_value(policy, view(flat, permuted))
     np.testing.assert_allclose(permuted_scores[moved], scores, atol=1e-5)
     assert permuted_value == pytest.approx(value, abs=1e-5)
     if len(before) > 1:
@@ -83,7 +94,7 @@ def test_the_same_weights_fit_2_and_64_engines() -> None:
     rng = np.random.default_rng(0)
     context = rng.random(N_CONTEXT, dtype=np.float32)
     engines = np.tile(rng.random(N_ENGINE, dtype=np.float32), 2)
-    row = as_table(candidates(Fleet((Role.PREFILL, Role.DECODE), (1, 1))))
+    row = rows_of(candidates(Fleet((Role.PREFILL, Role.DECODE), (1, 1))), rng)
     few, value_of_few = scores_and_value(small, view(np.concatenate([context, engines]), row))
     many, value_of_many = scores_and_value(
         large, view(np.concatenate([context, np.tile(engines, 32)]), np.tile(row, (400, 1)))
@@ -94,20 +105,23 @@ def test_the_same_weights_fit_2_and_64_engines() -> None:
 
 
 def test_every_part_of_a_placement_counts() -> None:
-    policy = policy_for(ScorerPolicy, 3, 5)
-    rng = np.random.default_rng(0)
-    flat = rng.random(N_CONTEXT + 3 * N_ENGINE, dtype=np.float32)
-    rows = [[1, 1, 1.0], [0, 1, 1.0], [2, 1, 1.0], [0, 2, 1.0], [0, 1, 0.5]]
-    scores, _ = scores_and_value(policy, view(flat, np.array(rows, dtype=np.float32)))
+    different = [[1, 1, 1.0], [0, 1, 1.0], [2, 1, 1.0], [0, 2, 1.0], [0, 1, 0.5]]
+    rows = np.zeros((5 + len(COLUMNS), TABLE_COLUMNS), dtype=np.float32)
+    rows[:5, :3] = different
+    rows[5:, :3] = different[0]  # and in one estimate each
+    rows[5:, 3:] = np.eye(len(COLUMNS))
+    policy = policy_for(ScorerPolicy, 3, len(rows))
+    flat = np.random.default_rng(0).random(N_CONTEXT + 3 * N_ENGINE, dtype=np.float32)
+    scores, _ = scores_and_value(policy, view(flat, rows))
     assert len(set(scores.round(5))) == len(rows)
 
 
 @pytest.mark.parametrize("n_engines", [2, 9, 64])
 def test_the_runtime_gives_the_scores_of_the_training_framework(n_engines: int) -> None:
-    placements = as_table(candidates(Fleet((Role.MIXED,) * n_engines, (1,) * n_engines)))
+    rng = np.random.default_rng(0)
+    placements = rows_of(candidates(Fleet((Role.MIXED,) * n_engines, (1,) * n_engines)), rng)
     torch.manual_seed(n_engines)
     scorer = Scorer(len(placements), 8, 16)
-    rng = np.random.default_rng(0)
     flat = rng.random(N_CONTEXT + n_engines * N_ENGINE, dtype=np.float32)
     with torch.no_grad():
         theirs = scorer(torch.from_numpy(view(flat, placements))[None])[0].numpy()
@@ -137,7 +151,7 @@ def test_padding_changes_no_score_and_no_value(
 ) -> None:
     rng = np.random.default_rng(seed)
     n = len(roles)
-    rows = as_table(candidates(Fleet(tuple(roles), (1,) * n), (np.inf, 512.0)))
+    rows = rows_of(candidates(Fleet(tuple(roles), (1,) * n), (np.inf, 512.0)), rng)
     context = rng.random(N_CONTEXT, dtype=np.float32)
     engines = 0.05 + 0.95 * rng.random((n, N_ENGINE), dtype=np.float32)
     small = policy_for(kind, n, len(rows))
