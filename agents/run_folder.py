@@ -76,6 +76,7 @@ def claim(
     episode_seed: int,
 ) -> None:
     """Write down what the run is, or that it goes on."""
+    folder.mkdir(parents=True, exist_ok=True)
     parts = json.loads((folder / RUN).read_text("utf-8")) if (folder / RUN).exists() else []
     part = {"steps_done": steps_done, "episode_seed": episode_seed, **provenance(cluster)}
     write_json(folder / RUN, [*parts, part])

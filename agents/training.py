@@ -57,6 +57,8 @@ def train(config: DictConfig) -> Path:
         return folder
     envs = vector_env(played, spec)
     model = _create(spec, envs)
+    if spec.agent.warm_start is not None:
+        _begin_with(model, Path(spec.agent.warm_start))
     with run_folder.held(folder):
         if _is_complete(folder):
             return folder
@@ -68,8 +70,6 @@ def train(config: DictConfig) -> Path:
                 raise ConfigurationError(f"{error}; delete it to go on from an older one") from None
             model.set_env(envs)
             print(f"resuming {folder} at {model.num_timesteps:,} of {spec.total_timesteps:,} steps")
-        elif spec.agent.warm_start is not None:
-            _begin_with(model, Path(spec.agent.warm_start))
         model.tensorboard_log = str(folder)
         # The algorithm has seeded the environments with its own seed: these come from training's.
         episode_seed = training_seed(spec.seed, model.num_timesteps)

@@ -28,7 +28,7 @@ import numpy as np
 
 from conserve_gym.baselines.baseline import Baseline, Parameter
 from conserve_gym.baselines.tie_breaker import TieBreaker
-from conserve_gym.costs import fitted
+from conserve_gym.costs import fitted_prefill
 from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.observation import FloatArray, Observation
 from conserve_gym.placement import Placement
@@ -48,7 +48,7 @@ class PrefillCost:
 
     def __init__(self, profile: EngineProfile) -> None:
         """Fit the coefficients."""
-        self._linear, self._attention, *_ = fitted(profile)
+        self._linear, self._attention = fitted_prefill(profile)
 
     def __call__(self, prompt: float, cached: float) -> float:
         """Return the seconds of a prompt of which so many tokens are cached."""

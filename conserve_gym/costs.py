@@ -71,18 +71,24 @@ def fitted(profile: EngineProfile) -> EngineCosts:
     Prompts have 512 to 32,768 new tokens after up to 65,536 cached ones, batches of decodes 1 to 64
     turns of 1,024 to 32,768 KV tokens.
     """
-    prompts = [(new, context) for new in _NEW for context in _CONTEXT]
     batches = [(turns, held * turns) for turns in _SEQUENCES for held in _HELD]
-    token, attention = _least_squares(
-        [(new, new * (context + new / 2)) for new, context in prompts],
-        [profile.prefill_s(*prompt) for prompt in prompts],
-    )
+    token, attention = fitted_prefill(profile)
     steps = [profile.step_s(0, 0, *batch) for batch in batches]
     step, sequence, kv_token = _least_squares([(1, *batch) for batch in batches], steps)
     if sequence < 0.0:  # of steps that are bound by their launch it is lost in the rest
         step, kv_token = _least_squares([(1, held) for _, held in batches], steps)
         sequence = 0.0
     return EngineCosts(token, attention, profile.step_s(1, 0), step, sequence, kv_token)
+
+
+def fitted_prefill(profile: EngineProfile) -> tuple[float, float]:
+    """Return the seconds of a new prompt token, and of each token that it attends to."""
+    prompts = [(new, context) for new in _NEW for context in _CONTEXT]
+    token, attention = _least_squares(
+        [(new, new * (context + new / 2)) for new, context in prompts],
+        [profile.prefill_s(*prompt) for prompt in prompts],
+    )
+    return token, attention
 
 
 def _least_squares(rows: list[tuple[float, ...]], seconds: list[float]) -> list[float]:

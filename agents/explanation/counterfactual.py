@@ -87,6 +87,8 @@ class Counterfactual:
         """
         if self.reads_estimates:
             ends = table[:, :2].astype(np.intp).T
-            estimates = self._estimates(replace(step.observation, raw=raw), *ends)
+            hold = bool(ends[0, -1] < 0)  # the last row, where a policy may hold
+            at, to = ends[:, :-1] if hold else ends
+            estimates = self._estimates(replace(step.observation, raw=raw), at, to, hold=hold)
             table = np.concatenate([table[:, :FIRST_ESTIMATE], estimates], axis=1)
         return self.scores(raw, table)

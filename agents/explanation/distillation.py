@@ -1,4 +1,8 @@
-"""Fits a short tree to a policy's choice to disaggregate, and says what is lost by it."""
+"""Fits a short tree to a policy's choice to disaggregate, and says what is lost by it.
+
+Where a policy holds a conversation at the door it has not chosen yet: such decisions are left out.
+The tree never holds.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ from conserve_gym.agents.runtime.scheduler import Scheduler
 from conserve_gym.agents.statistics import Estimate, estimate
 from conserve_gym.envs.configuration import ConfigurationError, Scenario
 from conserve_gym.observation import FloatArray, Observation
-from conserve_gym.placement import Placement
+from conserve_gym.placement import HOLD, Placement
 
 Answers = npt.NDArray[np.bool_]
 
@@ -77,9 +81,11 @@ class PlacedByRule:
         self._scheduler = scheduler
 
     def decide(self, observation: Observation) -> Placement:
-        """Choose where the conversation runs."""
-        disaggregates = self._scheduler.decide(observation).disaggregates
-        return placed_by_rule(observation, disaggregate=disaggregates)
+        """Choose where the conversation runs; hold it where the policy does."""
+        placement = self._scheduler.decide(observation)
+        if placement == HOLD:
+            return HOLD
+        return placed_by_rule(observation, disaggregate=placement.disaggregates)
 
 
 def distil(
@@ -129,8 +135,13 @@ def tree_classifier() -> Any:
 
 
 def _decisions(recordings: Sequence[Recording]) -> tuple[FloatArray, Answers]:
-    """Return the features of every decision, and whether it disaggregates."""
-    steps = [step for recording in recordings for step in recording.steps]
+    """Return the features of every decision that places, and whether it disaggregates."""
+    steps = [
+        step
+        for recording in recordings
+        for step in recording.steps
+        if step.decision.placement != HOLD
+    ]
     rows = np.stack([features(step.observation) for step in steps])
     return rows, np.array([step.decision.placement.disaggregates for step in steps])
 

@@ -32,6 +32,7 @@ from conserve_gym.envs.configuration import Scenario
 from conserve_gym.estimates import COLUMNS
 from conserve_gym.files import whole
 from conserve_gym.observation import FIELDS
+from conserve_gym.placement import HOLD
 
 REPORT, RULE, IMPORTANCE = "report.md", "rule.json", "importance"
 
@@ -154,6 +155,9 @@ def _setting(found: Explanation) -> str:
         f"{len(steps):,} decisions of {_episodes(seeds)}. Intervals are Student's, 95 %, over the "
         "episodes."
     )
+    held = sum(step.decision.placement == HOLD for step in steps)
+    if held:
+        says += f" Of the decisions {held:,} hold the conversation at the door for now."
     if not reasons:
         return says
     fields = Counter(reason.partition(" is ")[0] for reason in reasons.elements())
@@ -195,8 +199,7 @@ def _example(one: Explained, found: Explanation) -> str:
         (
             (
                 _mark(int(action), one),
-                int(one.table[action, 0]),
-                int(one.table[action, 1]),
+                *(_engine(end) for end in one.table[action, :2]),
                 f"{decision.scores[action]:.3f}" + ("" if one.mask[action] else ", no room"),
             )
             for action in order[:_SHOWN]
@@ -214,6 +217,10 @@ def _example(one: Explained, found: Explanation) -> str:
     return "\n\n".join(
         [f"{heading}\n\n{candidates}{more}", f"Chosen by {one.margin:.3f}.", *tables]
     )
+
+
+def _engine(end: np.float32) -> str:
+    return "hold" if end < 0 else f"{end:.0f}"
 
 
 def _mark(action: int, one: Explained) -> str:
@@ -294,7 +301,8 @@ def _rule(found: Explanation) -> str:
         [
             f"Whether to disaggregate, fitted to {found.training_episodes} training episodes; "
             "where it goes is the shared rule's: decoded where it was, or at the engine with most "
-            "free KV, and prefilled there or at the least loaded prefiller.",
+            "free KV, and prefilled there or at the least loaded prefiller. It never holds a "
+            "conversation.",
             f"```\n{found.rule.text()}\n```",
             "On unseen episodes, as the policy played them (balanced: mean over decisions that "
             "disaggregate and those that do not):",

@@ -25,13 +25,14 @@ from conserve_gym.agents.policies import OtherFleetError, resolve
 from conserve_gym.agents.runtime import mlp as mlp_module
 from conserve_gym.agents.runtime import scorer as scorer_module
 from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError, _safetensors
+from conserve_gym.agents.runtime.linear import Linear
 from conserve_gym.agents.runtime.scheduler import Scheduler, replay
-from conserve_gym.agents.runtime.scorer import Scorer
 from conserve_gym.envs.configuration import ConfigurationError, load_scenario
+from conserve_gym.estimates import TABLE_COLUMNS
 from conserve_gym.fleet import Fleet, Role
 from conserve_gym.ledger import Ledger
 from conserve_gym.observation import FIELDS, Observation
-from conserve_gym.placement import Placement, as_table, candidates
+from conserve_gym.placement import as_table, candidates
 
 SCENARIO = ["workload.conversations=60", "arrivals.rate=1.6"]
 
@@ -77,6 +78,8 @@ def test_runtime_and_training_framework_choose_alike_on_10000_observations(
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     learned = LearnedPolicy(run)
+    if learned.network == "linear":
+        pytest.skip("the training framework is the runtime's own network")
     rng = np.random.default_rng(0)
     observations = rng.random((10_000, learned.scaler.size), dtype=np.float32)
     n_actions = len(learned.actions.meanings)
@@ -92,14 +95,14 @@ def test_runtime_and_training_framework_choose_alike_on_10000_observations(
         if isinstance(network, TrainedScorer):
             for weight in network.parameters():
                 weight.normal_(std=0.2)
-            network.flags.weight *= 0.1  # else some offload_above wins everywhere
-            scores = framework_scores(learned.model, shown)
+            network.row.weight *= 0.1  # else some estimate or offload_above wins everywhere
+            scores = framework_scores(learned.model, shown, n_actions)
             colocated = placements[..., 0] == placements[..., 1]
             ahead = scores[colocated].mean() - scores[~colocated].mean()
             network.score.bias[network.score.out_features // 2 :] -= ahead
         else:
             network.weight.normal_()
-            scores = framework_scores(learned.model, shown)
+            scores = framework_scores(learned.model, shown, n_actions)
             network.bias -= torch.from_numpy(scores.mean(axis=0))
     learned.model.save(run / "model.zip")
     export_module.export(run, run / "policy")
@@ -135,9 +138,14 @@ def what_scores(learned: LearnedPolicy) -> torch.nn.Linear | TrainedScorer:
 def some_placements(learned: LearnedPolicy, rng: np.random.Generator) -> np.ndarray:
     """Return 10,000 tables of placements: the static one, or any two."""
     if learned.config.environment == "joint":
-        return np.tile(as_table(candidates(learned.fleet, (np.inf, 512.0))), (10_000, 1, 1))
+        static = as_table(candidates(learned.fleet, (np.inf, 512.0)))
+        table = np.empty((10_000, len(static), TABLE_COLUMNS), dtype=np.float32)
+        table[..., :3] = static
+        table[..., 3:] = rng.normal(size=table[..., 3:].shape)
+        return table
     to = rng.integers(1, 4, 10_000)
-    table = np.ones((10_000, 2, 3), dtype=np.float32)
+    table = rng.normal(size=(10_000, 2, TABLE_COLUMNS)).astype(np.float32)
+    table[..., :3] = 1.0
     table[:, 0, 0] = table[:, 0, 1] = table[:, 1, 1] = to
     table[:, 1, 0] = 0
     return table
@@ -212,8 +220,8 @@ def test_falls_back_to_the_rule_and_says_why(exported: Path) -> None:
 def test_a_perceptron_does_not_serve_another_fleet_and_says_so(exported: Path) -> None:
     scheduler, observation = observation_of(exported)
     scheduler.reset(0)
-    if isinstance(scheduler.artifact.network, Scorer):
-        pytest.skip("a scorer serves any fleet")
+    if not isinstance(scheduler.artifact.network, mlp_module.Mlp):
+        pytest.skip("it serves any fleet")
     other = load_scenario(["cluster=a40_4mixed"]).cluster.fleet(scheduler.deployment)
     strange = Observation(
         observation.time,
@@ -235,10 +243,11 @@ def test_a_router_without_a_door_decides_when_every_decoder_is_full(exported: Pa
         free_kv_tokens=np.array([0.0, -10.0, -30.0, -20.0]),
         open_to=np.zeros(4, dtype=bool),
     )
-    for decides in (scheduler, Scheduler(None, "no policy")):
-        decision = decides.decision(full)
-        assert decision.placement.decode_at in (1, 2, 3)
-    assert decision.placement == Placement(0, 1)
+    assert scheduler.decision(full).placement.decode_at in full.fleet.decoders
+    most_free = full.fleet.decoders[0]
+    rule = Scheduler(None, "no policy").decision(full).placement
+    assert rule.decode_at == most_free
+    assert rule.prefill_at != most_free
 
 
 def test_a_damaged_zip_is_never_another_error(exported: Path, tmp_path: Path) -> None:
@@ -329,7 +338,10 @@ def test_a_network_that_does_not_fit_names_the_weight(exported: Path, tmp_path: 
     copy = damaged(exported, tmp_path)
     header = json.loads((copy / "policy.json").read_text())
     network = header["network"]
-    if network["kind"] == "mlp":
+    if network["kind"] == "linear":
+        network["columns"].reverse()
+        says = "network.columns="
+    elif network["kind"] == "mlp":
         network["layers"][0]["activation"] = "swish"
         says = "activation='swish'"
     else:
@@ -346,6 +358,7 @@ def test_golden_vectors_catch_another_evaluator(
     monkeypatch.setitem(mlp_module.ACTIVATIONS, "tanh", np.sin)
     monkeypatch.setitem(mlp_module.ACTIVATIONS, "relu", np.abs)
     monkeypatch.setattr(scorer_module, "_relu", np.abs)
+    monkeypatch.setattr(Linear, "scores", lambda self, _, rows: rows[:, 3:] @ np.abs(self.weights))
     with pytest.raises(ArtifactError, match=r"golden\.json: scores of observation"):
         Artifact.load(exported)
 
@@ -398,7 +411,7 @@ def test_a_scorer_plays_on_other_fleets_as_the_training_framework_does(
     trained: Path, exported: Path, cluster: str
 ) -> None:
     scenario = load_scenario([*SCENARIO, f"cluster={cluster}"])
-    if not trained.name.endswith("scorer"):
+    if not trained.name.endswith(("scorer", "linear")):
         for path in (trained, exported):
             with pytest.raises(OtherFleetError, match="was trained for engines"):
                 resolve(str(path), scenario.cluster)
@@ -420,8 +433,8 @@ def test_a_scorer_plays_on_other_fleets_as_the_training_framework_does(
 
 def test_a_policy_serves_no_fleet_that_lacks_its_actions(exported: Path) -> None:
     artifact = Artifact.load(exported)
-    serves_any = exported.parent.name.endswith("scorer")
+    serves_any = exported.parent.name.endswith(("scorer", "linear"))
     assert (artifact.header["observation"]["serves"] == "any fleet") is serves_any
     decoders = Fleet((Role.DECODE, Role.DECODE), (308_448, 308_448))
     assert artifact.serves(artifact.fleet)
-    assert artifact.serves(decoders) is (exported.parent.name == "joint_scorer")
+    assert artifact.serves(decoders) is (exported.parent.name in ("joint_scorer", "joint_linear"))

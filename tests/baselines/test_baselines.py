@@ -200,6 +200,7 @@ def test_every_baseline_is_named_here() -> None:
         "colocate",
         "colocate_oracle",
         "conserve",
+        "conserve_hold",
         "conserve_offload",
         "conserve_oracle",
         "decoding_prefiller",

@@ -162,7 +162,7 @@ def test_placements_are_those_that_the_actions_take(identifier: str) -> None:
         row = env.placements()[action]
         _, _, terminated, _, _ = env.step(action)
         placed = [event for event in env.cluster.ledger if isinstance(event, Placed)][taken]
-        assert row.tolist() == [placed.prefill_at, placed.decode_at, 1.0]
+        assert row[:3].tolist() == [placed.prefill_at, placed.decode_at, 1.0]
         taken += 1
 
 
