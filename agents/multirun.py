@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,6 +80,8 @@ def is_job() -> bool:
 def begin(config: DictConfig) -> None:
     """Give a job its folder, and forget what it told when it ran before."""
     follow_parent()
+    if multiprocessing.get_start_method() == "loky":  # joblib's; a job's own workers do not know it
+        multiprocessing.set_start_method("spawn", force=True)
     config[HydraConfig.get().callbacks["jobs"].key] = str(_folder())
     (_folder() / JOB).unlink(missing_ok=True)
 

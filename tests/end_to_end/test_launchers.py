@@ -118,3 +118,14 @@ def test_killed_jobs_resume(tmp_path: Path) -> None:
     for folder in folders:
         parts = json.loads((folder / "run.json").read_text())
         assert [part["steps_done"] > 0 for part in parts] == [False, True]
+
+
+@pytest.mark.slow
+def test_jobs_that_have_workers_of_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra joblib")
+    evolution = ("agent=evolution", "environment=joint", "agent.population_size=4")
+    length = ("workload.conversations=16", "total_timesteps=64", "agent.workers=1", "run=study")
+    arguments = ("seed=0,1", *evolution, *length, "hydra/launcher=joblib")
+    done = launched("train", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "study").glob("seed_*/model.zip"))) == 2
