@@ -46,45 +46,50 @@ def imitate(config: DictConfig, spec: TrainingSpec) -> Path:
     played = scenarios(config)
     settings = run_folder.settings(config)
     run_folder.check_same(folder, settings)
-    if (folder / run_folder.MODEL).exists():
-        print(f"{folder} is complete already")
-        return folder
     env = ENVIRONMENTS[spec.environment](played)
     _check_base(env, imitation.base)
     episodes = _episodes(env, spec, imitation)
     envs = vector_env(played, spec)
     _create(spec, imitation, envs)  # says what is wrong before anything is recorded
     cluster = validated(ClusterSpec, config.cluster, "cluster")
-    run_folder.claim(
-        folder, settings, cluster, steps_done=0, episode_seed=training_seed(spec.seed, 0)
-    )
-    recordings = folder / RECORDINGS
-    campaign.claim(recordings, {})
-    results = campaign.load(recordings, Cell)
-    console = Console(quiet=not config.progress_bar)
-    cells: list[Cell] = []
-    fits: list[dict[str, Any]] = []
-    learner: Path | None = None
-    for i in range(imitation.dagger_rounds + 1):
-        numbers = range(i * episodes, (i + 1) * episodes)
-        latest = [Cell(i, training_seed(spec.seed, number)) for number in numbers]
-        job = partial(record, played, spec.environment, spec.agent.network, imitation.base, learner)
-        jobs = {cell: partial(job, cell, recordings) for cell in latest}
-        campaign.play(jobs, recordings, results, imitation.workers, console)
-        cells += latest
-        steps = sum(results[cell]["decisions"] for cell in cells)
-        learner = folder / ROUNDS / str(i)
-        model, fitted = _fitted(spec, imitation, envs, recordings, cells)
-        model.num_timesteps = steps
-        run_folder.claim(learner, settings, cluster, steps_done=steps, episode_seed=latest[0].seed)
-        run_folder.save_model(model, learner / run_folder.MODEL)
-        fits.append({"round": i, "decisions": steps, **fitted._asdict()})
-    with whole(folder / FITS) as path, path.open("w", newline="", encoding="utf-8") as file:
+    with run_folder.held(folder):
+        if (folder / run_folder.MODEL).exists():
+            print(f"{folder} is complete already")
+            return folder
+        first = training_seed(spec.seed, 0)
+        run_folder.claim(folder, settings, cluster, steps_done=0, episode_seed=first)
+        recordings = folder / RECORDINGS
+        campaign.claim(recordings, {})
+        results = campaign.load(recordings, Cell)
+        console = Console(quiet=not config.progress_bar)
+        cells: list[Cell] = []
+        fits: list[dict[str, Any]] = []
+        learner: Path | None = None
+        played_by = partial(record, played, spec.environment, spec.agent.network, imitation.base)
+        for i in range(imitation.dagger_rounds + 1):
+            numbers = range(i * episodes, (i + 1) * episodes)
+            latest = [Cell(i, training_seed(spec.seed, number)) for number in numbers]
+            jobs = {cell: partial(played_by, learner, cell, recordings) for cell in latest}
+            campaign.play(jobs, recordings, results, imitation.workers, console)
+            cells += latest
+            model, fitted = _fitted(spec, imitation, envs, recordings, cells)
+            model.num_timesteps = steps = sum(results[cell]["decisions"] for cell in cells)
+            learner = folder / ROUNDS / str(i)
+            learner.mkdir(parents=True, exist_ok=True)
+            seed = latest[0].seed
+            run_folder.claim(learner, settings, cluster, steps_done=steps, episode_seed=seed)
+            run_folder.save_model(model, learner / run_folder.MODEL)
+            fits.append({"round": i, "decisions": steps, **fitted._asdict()})
+        _write(fits, folder / FITS)
+        run_folder.save_model(model, folder / run_folder.MODEL)
+    return folder
+
+
+def _write(fits: list[dict[str, Any]], path: Path) -> None:
+    with whole(path) as partial_path, partial_path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(fits[0]))
         writer.writeheader()
         writer.writerows(fits)
-    run_folder.save_model(model, folder / run_folder.MODEL)
-    return folder
 
 
 def _check_base(env: PlacementEnv, base: str) -> None:
