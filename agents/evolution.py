@@ -20,7 +20,6 @@ from cmaes import CMA
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from conserve_gym.agents import run_folder
@@ -105,32 +104,24 @@ def evolve(
     settings = validated(EvolutionSettings, OmegaConf.create(spec.agent.settings), "agent")
     if spec.preference:
         raise ConfigurationError("preference=true: agent=evolution looks at estimates alone")
+    start = _start(settings, spec)
     checkpoint = run_folder.latest_checkpoint(folder)
-    start = np.zeros(len(COLUMNS))
-    for name, weight in settings.start.items():
-        start[_COLUMN[name]] = weight
-    if spec.agent.warm_start is not None:
-        start = _weights_of(Path(spec.agent.warm_start))
-    seed, size = spec.seed, settings.population_size
     if checkpoint:
         model = run_folder.load_model(LinearModel, checkpoint)
-        done = f"{model.num_timesteps:,} of {spec.total_timesteps:,} steps"
-        print(f"resuming {folder} at {done}")
+        print(f"resuming {folder} at {model.num_timesteps:,} of {spec.total_timesteps:,} steps")
     else:
-        model = LinearModel.untrained(start.astype(np.float32), size)
-    search = CMA(start, settings.sigma, seed=seed, population_size=size)
+        model = LinearModel.untrained(start.astype(np.float32), settings.population_size)
+    search = CMA(start, settings.sigma, seed=spec.seed, population_size=settings.population_size)
     for told in model.told:  # the same questions have the same answers
         _ask(search)
-        search.tell([(row[1:], row[0]) for row in told])
+        _tell(search, told)
     text = OmegaConf.to_yaml(config)
-    console = Console()
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:,.0f} of {task.total:,.0f} decisions"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=console,
         disable=not config.progress_bar,
     )
     pool = processes(settings.workers or os.cpu_count() or 1)
@@ -140,40 +131,38 @@ def evolve(
             run_settings,
             validated(ClusterSpec, config.cluster, "cluster"),
             steps_done=model.num_timesteps,
-            episode_seed=training_seed(seed, len(model.told)),
+            episode_seed=training_seed(spec.seed, len(model.told)),
         )
         (folder / "checkpoints").mkdir(exist_ok=True)
-        task = progress.add_task("generation 0", total=spec.total_timesteps)
+        task = progress.add_task("generation 1", total=spec.total_timesteps)
         progress.update(task, completed=model.num_timesteps)
         while model.num_timesteps < spec.total_timesteps:
-            generation = len(model.told)
-            first = training_seed(seed, generation)
+            first = training_seed(spec.seed, len(model.told))
             episodes = range(first, first + settings.episodes)
             # The mean is played beside them, to be looked at: the search is not told.
             asked = [search.mean, *_ask(search)]
             jobs = [(text, weights, episode) for weights in asked for episode in episodes]
             played = list(pool.map(_play, *zip(*jobs, strict=True)))
-            worths = np.array([each.worth for each in played]).reshape(len(asked), -1).mean(axis=1)
-            told = np.column_stack((-worths[1:], np.stack(asked[1:])))
-            search.tell([(row[1:], row[0]) for row in told])
-            observed = model.observed
-            for each in played:
-                observed = widened(observed, each.observed)
-            decisions = model.num_timesteps + sum(each.decisions for each in played)
-            model = LinearModel(
-                search.mean.astype(np.float32), decisions, observed, np.stack([*model.told, told])
-            )
-            mean = played[: settings.episodes]
-            attainment = float(np.mean([each.attainment_pct for each in mean]))
-            _write(folder / PROGRESS, generation, model.num_timesteps, worths, attainment)
+            model, row = _after(model, search, asked, played)
+            _write(folder / PROGRESS, row)
             run_folder.save_checkpoint(model, folder / "checkpoints")
             progress.update(
                 task,
                 completed=model.num_timesteps,
-                description=f"generation {generation + 1}: return {worths[0]:.3f}, "
-                f"SLO attainment {attainment:.1f} %",
+                description=f"generation {len(model.told) + 1}: return {row['return_of_mean']}, "
+                f"SLO attainment {row['slo_attainment_pct_of_mean']} %",
             )
         run_folder.save_model(model, folder / run_folder.MODEL)
+
+
+def _start(settings: EvolutionSettings, spec: TrainingSpec) -> FloatArray:
+    """Return the weights that the search begins with."""
+    if spec.agent.warm_start is not None:
+        return _weights_of(Path(spec.agent.warm_start))
+    start = np.zeros(len(COLUMNS))
+    for name, weight in settings.start.items():
+        start[_COLUMN[name]] = weight
+    return start
 
 
 def _weights_of(run: Path) -> FloatArray:
@@ -191,6 +180,45 @@ def _weights_of(run: Path) -> FloatArray:
 
 def _ask(search: CMA) -> list[FloatArray]:
     return [search.ask() for _ in range(search.population_size)]
+
+
+def _tell(search: CMA, told: FloatArray) -> None:
+    search.tell([(row[1:], row[0]) for row in told])
+
+
+def _after(
+    model: LinearModel, search: CMA, asked: list[FloatArray], played: list[Played]
+) -> tuple[LinearModel, dict[str, float]]:
+    """Tell the search what a generation is worth.
+
+    Args:
+        model: Where the search stands.
+        search: The search.
+        asked: The mean, and the samples.
+        played: The episodes of each.
+
+    Returns:
+        Where it stands now, and a row of the run's progress.
+    """
+    worths = np.array([each.worth for each in played]).reshape(len(asked), -1).mean(axis=1)
+    told = np.column_stack((-worths[1:], np.stack(asked[1:])))
+    _tell(search, told)
+    observed = model.observed
+    for each in played:
+        observed = widened(observed, each.observed)
+    decisions = model.num_timesteps + sum(each.decisions for each in played)
+    by_mean = played[: len(played) // len(asked)]
+    row = {
+        "generation": len(model.told),
+        "decisions": decisions,
+        "return_of_mean": round(float(worths[0]), 5),
+        "return_of_best": round(float(worths[1:].max()), 5),
+        "slo_attainment_pct_of_mean": round(
+            float(np.mean([each.attainment_pct for each in by_mean])), 3
+        ),
+    }
+    weights = search.mean.astype(np.float32)
+    return LinearModel(weights, decisions, observed, np.stack([*model.told, told])), row
 
 
 def _play(text: str, weights: FloatArray, seed: int) -> Played:
@@ -229,20 +257,11 @@ def _ends(observation: dict[str, Float32Array], engines: int) -> Float32Array:
     )
 
 
-def _write(
-    path: Path, generation: int, decisions: int, worths: FloatArray, attainment: float
-) -> None:
+def _write(path: Path, row: dict[str, float]) -> None:
     """Append a generation to the run's progress."""
-    values = {
-        "generation": generation,
-        "decisions": decisions,
-        "return_of_mean": round(float(worths[0]), 5),
-        "return_of_best": round(float(worths[1:].max()), 5),
-        "slo_attainment_pct_of_mean": round(attainment, 3),
-    }
     begins = not path.exists()
     with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(values))
+        writer = csv.DictWriter(file, list(row))
         if begins:
             writer.writeheader()
-        writer.writerow(values)
+        writer.writerow(row)

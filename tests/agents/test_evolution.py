@@ -92,3 +92,18 @@ def test_what_makes_no_sense_is_refused(override: str, says: str, tmp_path: Path
     with pytest.raises(ConfigurationError, match=says):
         train(compose_evolution(f"run={tmp_path / 'run'}", override))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_begins_with_the_weights_of_another(evolved: Path, tmp_path: Path) -> None:
+    again = train(
+        compose_evolution(
+            f"run={tmp_path / 'run'}",
+            f"agent.warm_start={evolved}",
+            "agent.sigma=1e-6",
+            "total_timesteps=40",
+        )
+    )
+    first = model_of(again).told[0, :, 1:]
+    np.testing.assert_allclose(first, np.tile(model_of(evolved).network.weights, (4, 1)), atol=1e-4)
+    with pytest.raises(ConfigurationError, match="holds no trained model"):
+        train(compose_evolution(f"run={tmp_path / 'other'}", f"agent.warm_start={tmp_path}"))

@@ -72,6 +72,7 @@ def kill_after_first_result(*arguments: str, cwd: Path) -> None:
     process.wait(60)
 
 
+@pytest.mark.slow
 def test_a_benchmark_is_killed_resumed_checked_and_takes_a_submission(tmp_path: Path) -> None:
     kill_after_first_result(*TINY, cwd=tmp_path)
     out = tmp_path / "out"

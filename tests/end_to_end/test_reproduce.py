@@ -140,6 +140,7 @@ def group_lives(group: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_stopped_reproduction_goes_on_and_leaves_nobody_behind(tmp_path: Path) -> None:
     arguments = (
         *(one for one in TINY if not one.startswith(("rates", "seeds", "misrouted", "~", "+"))),

@@ -281,6 +281,7 @@ def test_a_client_that_disconnects(served: Served, rack: Rack) -> None:
     assert served.chat("a", [user(words(70, LONG))]).headers["x-conserve-kv-transfers"] == "1"
 
 
+@pytest.mark.slow
 def test_a_thousand_conversations_opened_and_abandoned(rack: Rack, tmp_path: Path) -> None:
     with racks.router(rack, tmp_path, "limits.idle_s=3") as served:
 
