@@ -15,6 +15,7 @@ from conserve_gym.agents.router.adapters.llamacpp import LlamaCppAdapter
 from conserve_gym.agents.router.adapters.openai import OpenAiAdapter
 from conserve_gym.agents.router.adapters.vllm_nixl import VllmNixlAdapter
 from conserve_gym.agents.router.engines import Engine, Watch
+from conserve_gym.agents.router.incidents import Incidents
 from conserve_gym.agents.router.metrics import Metrics
 from conserve_gym.agents.router.spec import EngineSpec, RouterSpec
 from conserve_gym.agents.router.turns import Turns
@@ -46,6 +47,7 @@ class Router:
         spec: What runs.
         metrics: What Prometheus is told.
         runtime: Decides and keeps the ledger.
+        incidents: What went wrong lately.
         engines: In the fleet's order.
         turns: Serves turns.
 
@@ -75,6 +77,7 @@ class Router:
             if fleet == artifact.fleet and not spec.knows_costs:
                 fleet = artifact.fleet  # the engines that it was trained for, and what they cost
         self.runtime = Runtime(scheduler, fleet, log=self._log)
+        self.incidents = Incidents(self.runtime.now)
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self.engines: list[Engine] = []
@@ -93,12 +96,13 @@ class Router:
             Engine(i, one.name, self._adapter(one, session))
             for i, one in enumerate(self.spec.engines)
         ]
-        self._watch = Watch(self.engines, self.runtime, self.spec.health)
+        self._watch = Watch(self.engines, self.runtime, self.incidents, self.spec.health)
         self.turns = Turns(
             self.runtime,
             self.engines,
             self._watch,
             self.metrics,
+            self.incidents,
             self.spec.limits,
             self.spec.tokens_per_character,
         )
@@ -198,7 +202,9 @@ class Router:
             await asyncio.to_thread(load, path)
         except ArtifactError as error:
             self.metrics.reloads.labels(kind, "refused").inc()
-            _log.error("the %s policy stays as it was: %s", kind, error)
+            says = f"the {kind} policy stays as it was: {error}"
+            _log.error("%s", says)
+            self.incidents.add(says)
         else:
             self.metrics.reloads.labels(kind, "loaded").inc()
             _log.warning("the %s policy was read: %s", kind, path)

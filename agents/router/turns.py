@@ -14,6 +14,7 @@ from conserve_gym.agents.router.conversations import Conversation, Conversations
 from conserve_gym.agents.router.door import Door
 from conserve_gym.agents.router.engines import Engine, Guard, Watch
 from conserve_gym.agents.router.errors import ApiError, EngineError
+from conserve_gym.agents.router.incidents import Incidents
 from conserve_gym.agents.router.metrics import Metrics
 from conserve_gym.agents.router.spec import Limits
 from conserve_gym.agents.runtime.runtime import Runtime
@@ -42,6 +43,7 @@ class Turns:
         engines: In the fleet's order.
         watch: Is told of engines that fail.
         metrics: Are told of everything.
+        incidents: Are told of turns that engines failed.
         limits: How long to wait for what.
         tokens_per_character: Of prompts, until engines have told.
 
@@ -57,6 +59,7 @@ class Turns:
         engines: Sequence[Engine],
         watch: Watch,
         metrics: Metrics,
+        incidents: Incidents,
         limits: Limits,
         tokens_per_character: float,
     ) -> None:
@@ -65,6 +68,7 @@ class Turns:
         self._engines = engines
         self._watch = watch
         self._metrics = metrics
+        self._incidents = incidents
         self._limits = limits
         self._lengths = lengths.Lengths(tokens_per_character)
         self.conversations = Conversations()
@@ -169,13 +173,14 @@ class Turns:
         conversation.turn += 1
         finished = False
         reason = ""
+        shown: dict[str, Any] = {}
         try:
             if conversation.placement is None:
                 decision = await self.door.place(number)
                 conversation.placement, reason = decision.placement, decision.fallback
                 self._note(conversation)
-                self._show(conversation, input_tokens, reason)
-            route = _Route(conversation, number, turn, new_tokens, arrived.time, reason)
+                shown = self._show(conversation, input_tokens, reason)
+            route = _Route(conversation, number, turn, new_tokens, arrived.time, reason, shown)
             usage = await self._run(route, Request(path, body, number), client)
             said = usage.get("prompt_tokens"), usage.get("completion_tokens")
             read, written = (int(one) if isinstance(one, int) else 0 for one in said)
@@ -213,6 +218,7 @@ class Turns:
                         ticket = None
                     return await self._answered(route, decoder, guard, request, ticket, client)
             except EngineError as error:
+                self._incidents.add(f"{decoder.name} failed a turn: {error}")
                 await self._watch.suspect(decoder, error)
                 raise
         finally:
@@ -245,7 +251,7 @@ class Turns:
         except EngineError as error:
             await self._watch.suspect(at_fault, error)
             self._metrics.fallbacks.labels("prefill").inc()
-            route.reason = f"prefill failed: {error}"
+            self._differs(route, f"prefill failed: {error}", at_fault)
             return None
         finally:
             if history is not None:
@@ -270,9 +276,14 @@ class Turns:
                 self._moved(route, *ends, handover, self._runtime.now() - began)
         except EngineError as error:
             self._metrics.fallbacks.labels("transfer").inc()
-            route.reason = f"transfer failed: {error}"
+            self._differs(route, f"transfer failed: {error}", decoder)
             return False
         return True
+
+    def _differs(self, route: _Route, reason: str, at_fault: Engine) -> None:
+        """Note why a turn does not go as it was decided."""
+        route.reason = route.shown["reason"] = reason
+        self._incidents.add(f"{at_fault.name}: {reason}")
 
     def _moved(
         self, route: _Route, source: int, target: int, handover: Handover, seconds: float
@@ -391,19 +402,21 @@ class Turns:
         decoder = self._engines[conversation.placement.decode_at]
         return {**conversation.record(), "slot": decoder.adapter.kept(conversation.number)}
 
-    def _show(self, conversation: Conversation, tokens: int, reason: str) -> None:
+    def _show(self, conversation: Conversation, tokens: int, reason: str) -> dict[str, Any]:
+        """Put a decision first among the latest; returns what of it may still be put right."""
         placement = conversation.placement
         assert placement is not None
-        self.latest.appendleft(
-            {
-                "time": self._runtime.now(),
-                "conversation": conversation.number,
-                "prompt_tokens": tokens,
-                "prefiller": self._engines[placement.prefill_at].name,
-                "decoder": self._engines[placement.decode_at].name,
-                "reason": reason,
-            }
-        )
+        shown = {
+            "time": self._runtime.now(),
+            "conversation": conversation.number,
+            "prompt_tokens": tokens,
+            "prefiller": self._engines[placement.prefill_at].name,
+            "decoder": self._engines[placement.decode_at].name,
+            "by": self._runtime.scheduler.name if not reason else "rule",
+            "reason": reason,
+        }
+        self.latest.appendleft(shown)
+        return shown
 
     def _receipt(self, route: _Route) -> dict[str, str]:
         placement = route.placement
@@ -433,6 +446,7 @@ class _Route:
         new_tokens: int,
         arrived_s: float,
         reason: str,
+        shown: dict[str, Any],
     ) -> None:
         assert conversation.placement is not None
         self.conversation = conversation
@@ -442,4 +456,5 @@ class _Route:
         self.new_tokens = new_tokens
         self.arrived_s = arrived_s
         self.reason = reason
+        self.shown = shown  # of its conversation's decision, if this is the turn that it was for
         self.transfers = 0
