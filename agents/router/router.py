@@ -17,6 +17,7 @@ from conserve_gym.agents.router.adapters.vllm_nixl import VllmNixlAdapter
 from conserve_gym.agents.router.engines import Engine, Watch
 from conserve_gym.agents.router.incidents import Incidents
 from conserve_gym.agents.router.metrics import Metrics
+from conserve_gym.agents.router.policies import exported, rule, unfit
 from conserve_gym.agents.router.spec import EngineSpec, RouterSpec
 from conserve_gym.agents.router.turns import Turns
 from conserve_gym.agents.runtime import log
@@ -53,6 +54,7 @@ class Router:
 
     Raises:
         RouterError: A policy needs what a router cannot give.
+        ConfigurationError: There is no such policy.
     """
 
     def __init__(self, spec: RouterSpec) -> None:
@@ -60,11 +62,13 @@ class Router:
         self.spec = spec
         self.metrics = Metrics()
         self._kept = list(log.latest(spec.log)) if spec.log is not None else []
+        self._files: dict[str, Path] = {}  # of exported policies, which may change
+        if spec.shadow is not None:
+            self._files["candidate"] = exported("shadow", spec.shadow)
         scheduler = self._scheduler()
         deployment = scheduler.deployment
-        needs_more = deployment.decides_every_turn or deployment.engine_exports
-        if needs_more or deployment.sees_future:
-            raise RouterError(f"policy={spec.policy}: a router cannot run {deployment.to_json()}")
+        if problem := unfit(deployment):
+            raise RouterError(f"policy={spec.policy}: {problem}")
         self._log = (
             DecisionLog(spec.log, segment_bytes=spec.log_segment_bytes, keep=spec.log_segments)
             if spec.log is not None
@@ -111,11 +115,10 @@ class Router:
         for engine in self.engines:
             self._tasks.append(asyncio.create_task(self._watch.run(engine)))
         self._tasks.append(asyncio.create_task(self._sweep()))
-        if self.spec.shadow is not None:
-            await self._read(self.spec.shadow, "candidate")
-        for path, kind in ((self.spec.policy, "acting"), (self.spec.shadow, "candidate")):
-            if path is not None:
-                self._tasks.append(asyncio.create_task(self._follow(path, kind)))
+        if "candidate" in self._files:
+            await self._read(self._files["candidate"], "candidate")
+        for kind, path in self._files.items():
+            self._tasks.append(asyncio.create_task(self._follow(path, kind)))
         return self
 
     async def __aexit__(
@@ -156,9 +159,13 @@ class Router:
         deployment = DEFAULT_DEPLOYMENT
         if self._kept:
             deployment = Deployment.from_json(self._kept[0]["deployment"])
-        if self.spec.policy is None:
+        asked = self.spec.policy
+        if asked is None:
             return Scheduler(None, "no policy was given", deployment=deployment)
-        scheduler = Scheduler.load(self.spec.policy, strict=False)
+        if (known := rule("policy", asked, self.spec.fleet(all_mixed=True))) is not None:
+            return known
+        self._files["acting"] = exported("policy", asked)
+        scheduler = Scheduler.load(self._files["acting"], strict=False)
         if scheduler.artifact is None:
             return Scheduler(None, scheduler.reason, deployment=deployment)
         if self.spec.preference is not None:

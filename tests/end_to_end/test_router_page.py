@@ -77,7 +77,7 @@ def with_site(folder: Path, look: Callable[[Site], Awaitable[None]]) -> None:
                     EngineSpec(one.name, one.url, role, "vllm_nixl", KV_TOKENS)
                     for one, role in zip(engines, FLEET.roles, strict=True)
                 ),
-                policy=tiny_policy.write(folder / "policy", FLEET, FROM_TOKENS),
+                policy=str(tiny_policy.write(folder / "policy", FLEET, FROM_TOKENS)),
                 tokens_per_character=1.0,
                 limits=Limits(first_token_s=600.0, connect_s=1.0, door_s=600.0),
                 health=Health(period_s=0.1, timeout_s=1.0, failures=2),
