@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -182,6 +183,7 @@ def with_engines(
     disaggregate_from: float = 100.0,
     holding: bool = False,
     door_s: float = 60.0,
+    pause_s: float = 10.0,
 ) -> None:
     """Play with a router before three engines of vLLM's protocol."""
     policy = tiny_policy.write(tmp_path / "policy", FLEET, disaggregate_from)
@@ -203,7 +205,7 @@ def with_engines(
                 log=tmp_path / "log",
                 tokens_per_character=1.0,
                 limits=Limits(first_token_s=2.0, next_token_s=1.0, door_s=door_s),
-                health=Health(period_s=0.1, timeout_s=1.0),
+                health=Health(period_s=0.1, timeout_s=1.0, pause_s=pause_s),
             )
             router = await stack.enter_async_context(Router(spec))
             await play(router, engines)
@@ -290,6 +292,30 @@ def test_decoders_that_break_off_before_everything_is_there(tmp_path: Path) -> N
         assert receipt["x-conserve-turn"] == "0"
 
     with_engines(tmp_path, play)
+
+
+def test_an_engine_that_says_it_is_well_and_answers_nothing_is_tried_again(tmp_path: Path) -> None:
+    """After every pause, however often, until it answers."""
+
+    async def play(router: Router, engines: list[FakeEngine]) -> None:
+        _, one, _ = engines
+        one.may_answer.clear()
+
+        async def decoder(session: str) -> str:
+            _, receipt = await ask(router, session, "x" * 40)
+            return str(receipt["x-conserve-decoder"])
+
+        sessions = map(str, itertools.count())
+        while len(one.asked) < 3:  # each time it is silent, and another answers
+            assert await decoder(next(sessions)) == "two"
+            await asyncio.sleep(0.1)
+        one.may_answer.set()
+        async with asyncio.timeout(30):
+            while await decoder(next(sessions)) != "one":
+                await asyncio.sleep(0.1)
+        assert router.engines[1].up
+
+    with_engines(tmp_path, play, disaggregate_from=float("inf"), pause_s=0.3)
 
 
 def test_turns_of_a_conversation_come_one_after_the_other(tmp_path: Path) -> None:
