@@ -137,11 +137,13 @@ class JointActions:
 
     def mask(self, observation: Observation) -> npt.NDArray[np.bool_]:
         """Return which decoders have room; where none has, every action counts."""
-        mask: npt.NDArray[np.bool_] = observation.open_to[self._decode_at]
-        if not mask.any():
-            mask[:] = True
+        mask = np.empty(len(self._candidates), dtype=np.bool_)
+        finds_room = mask[: len(self._decode_at)]
+        finds_room[:] = observation.open_to.take(self._decode_at)
+        if not finds_room.any():
+            finds_room[:] = True
         if self._may_hold:  # held while nothing is under way, it would never be asked about again
-            mask = np.append(mask, observation.engine_field("turns_in_flight").any())
+            mask[-1] = observation.engine_field("turns_in_flight").any()
         return mask
 
     def table(self, observation: Observation) -> npt.NDArray[np.float32]:
