@@ -255,7 +255,7 @@ class Estimates:
         np.subtract(kv, 0.8, out=kv_full)
         np.maximum(kv_full, 0.0, out=kv_full)
         ttft, wait = rows[_TTFT], rows[_WAIT]
-        np.divide(ttft, prefill.min(), out=wait)
+        np.divide(ttft, np.minimum.reduce(prefill), out=wait)
         wait += 0.05
         ttft += 0.01
         np.log1p(rows[_LOG1P], out=rows[_LOG1P])

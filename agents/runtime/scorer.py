@@ -19,8 +19,8 @@ Float32Array = npt.NDArray[np.float32]
 N_CONTEXT = len(FIELDS_OF["cluster"]) + len(FIELDS_OF["conversation"])
 _N_ENGINE = len(FIELDS_OF["engines"])
 
-# Placements at a time. OpenBLAS uses one thread up to 2^18 multiplications: more threads have to wait
-# for each other, milliseconds where other processes run too.
+# Placements at a time. Up to 2^18 multiplications OpenBLAS uses one thread; several wait for each
+# other, milliseconds where other processes run too.
 _BLOCK = 96
 
 
