@@ -190,10 +190,12 @@ class Estimates:
             home: Engine that decoded the conversation's last turn; -1 before there was one.
             hold: Whether a row for ``HOLD`` follows.
         """
-        leaves = (decode_at != home) & (home >= 0)
-        which = (prefill_at != decode_at) * (_AWAY + (decode_at == home))
-        rows = self._by_decode[leaves.astype(np.intp), decode_at]
-        rows += self._by_prefill[which, prefill_at]
+        n = len(self._engines)
+        to_home = decode_at == home
+        leaves = ~to_home if home >= 0 else to_home  # nobody leaves a home that is none
+        which = (prefill_at != decode_at) * (_AWAY + to_home)
+        rows = self._by_decode.reshape(2 * n, -1).take(decode_at + n * leaves, axis=0)
+        rows += self._by_prefill.reshape(3 * n, -1).take(prefill_at + n * which, axis=0)
         rows += self._zero
         return np.concatenate((rows, self._held)) if hold else rows
 
