@@ -131,33 +131,32 @@ class Estimates:
         engines, zero = self._engines, len(self._scales) - 1
         n = len(engines)
         first = n * len(_OF_ENGINES)
-        scalar = {name: first + i for i, name in enumerate(_SCALARS)}
-        of_engine = {name: n * _OF_ENGINES.index(name) + engines for name in _OF_ENGINES}
+        number = {name: first + i + 0 * engines for i, name in enumerate(_SCALARS)}
+        number |= {name: n * _OF_ENGINES.index(name) + engines for name in _OF_ENGINES}
         column = {each.name: i for i, each in enumerate(COLUMNS)}
         # Offsets from the zero, which add up: a column depends on one end of a placement alone.
         self._by_decode = np.zeros((2, n, len(COLUMNS)), dtype=np.intp)  # at home, or not
         self._by_prefill = np.zeros((3, n, len(COLUMNS)), dtype=np.intp)
         for name, i in column.items():
             if name in ("tbt", "kv", "kv_full", "turns", "prompts", "tbt_seen"):
-                self._by_decode[:, :, i] = of_engine[name] - zero
+                self._by_decode[:, :, i] = number[name] - zero
             elif name in ("stall", "ttft_seen", "product"):
-                self._by_prefill[:, :, i] = of_engine[name] - zero
+                self._by_prefill[:, :, i] = number[name] - zero
             elif name in ("wait", "wait_squared", "ttft"):
                 for which in (_COLOCATED, _AWAY, _AWAY_TO_HOME):
-                    self._by_prefill[which, :, i] = of_engine[name] + which * n - zero
+                    self._by_prefill[which, :, i] = number[name] + which * n - zero
             elif name.startswith("leaves_home"):
-                self._by_decode[1, :, i] = scalar.get(name, of_engine.get(name)) - zero
+                self._by_decode[1, :, i] = number[name] - zero
             elif name.startswith("apart_decode"):
-                self._by_decode[:, apart, i] = scalar[name] - zero
+                self._by_decode[:, apart, i] = number[name][apart] - zero
             elif name.startswith("apart_prefill"):
-                at = of_engine[name][apart] if name in of_engine else scalar[name]
-                self._by_prefill[_AWAY:, apart, i] = at - zero
+                self._by_prefill[_AWAY:, apart, i] = number[name][apart] - zero
             elif name.startswith("away"):
-                self._by_prefill[_AWAY:, :, i] = scalar.get(name, of_engine.get(name)) - zero
+                self._by_prefill[_AWAY:, :, i] = number[name] - zero
         self._held = np.full((1, len(COLUMNS)), zero)
         for name in _SCALARS:
             if name.startswith("hold"):
-                self._held[0, column[name]] = scalar[name]
+                self._held[0, column[name]] = number[name][0]
         self._zero = zero
 
     def __call__(

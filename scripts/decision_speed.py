@@ -40,7 +40,7 @@ from conserve_gym.ledger import Event, Ledger, Placed, TurnArrived
 from conserve_gym.observation import Scaler
 
 ENGINES = (4, 16, 64)
-CONVERSATIONS = 500
+CONVERSATIONS = 400
 PASSES = 10
 PERCENTILES = (50.0, 99.0, 99.9)
 WIDTH = 64  # of networks' layers, as agents have it by default
