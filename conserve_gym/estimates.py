@@ -251,7 +251,7 @@ class Estimates:
         log_turns[:] = turns
         ttft_seen[:] = ttft_recent
         tbt_seen[:] = tbt_recent
-        held += prompt
+        held += lacking
         np.divide(held, self._capacity, out=kv)
         np.subtract(kv, 0.8, out=kv_full)
         np.maximum(kv_full, 0.0, out=kv_full)
