@@ -99,7 +99,7 @@ def calibrate(config: DictConfig, console: Console) -> Path:
         if source.overhead and checked:
             try:
                 found = asyncio.run(
-                    _checked(endpoint, plan, hardware, source.overhead.ms, checked, seed, progress)
+                    _checked(endpoint, plan, hardware, checked, seed, progress)
                 )
             except ConServeGymError as error:
                 raise CalibrationError(f"{error}; {written[0]} was not checked") from None
@@ -156,7 +156,7 @@ def _comment(endpoint: Endpoint, plan: Plan, measurement: Measurement) -> list[s
         f"{plan.token_budget} tokens and {plan.max_sequences} sequences a step.",
         f"A minimal request takes {overhead.minimal_ms:.3g} ms and a decode's step "
         f"{overhead.step_ms:.3g} ms: the {overhead.ms:.3g} ms between them are client, network and "
-        "parsing, and are taken off prompts.",
+        "parsing, and are taken off prompts (overhead.request_ms).",
         *(f"Left out: {note}" for note in measurement.notes),
     ]
 
@@ -179,7 +179,7 @@ def _fitted(
         prefill=laws.prefill,
         decode=laws.decode,
         mixed=laws.mixed,
-        overhead=NO_OVERHEAD,
+        overhead=replace(NO_OVERHEAD, request_ms=source.overhead.ms if source.overhead else 0.0),
         provenance=Provenance(
             source.says, _today(), derived=False, carried=carried, holdout_error_pct=holdout
         ),
@@ -191,7 +191,6 @@ async def _checked(
     endpoint: Endpoint,
     plan: Plan,
     hardware: Hardware,
-    overhead_ms: float,
     requests: int,
     seed: int,
     progress: Progress,
@@ -205,7 +204,6 @@ async def _checked(
             arrivals,
             hardware,
             plan,
-            overhead_ms,
             lambda: progress.advance(task),
         )
 

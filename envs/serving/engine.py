@@ -10,6 +10,7 @@ result is that of stepping one by one.
 from __future__ import annotations
 
 from collections import deque
+from typing import cast
 
 from conserve_gym.envs.serving.clock import Call, Clock
 from conserve_gym.envs.serving.decode_batch import DecodeBatch
@@ -59,6 +60,7 @@ class Engine:
         """Start idle and empty."""
         self._clock = clock
         self._time = StepTime(hardware)
+        self._request_s = hardware.overhead.request_ms * 1e-3
         self._energy = StepEnergy(hardware)
         self._token_budget = token_budget
         self._max_sequences = max_sequences
@@ -94,8 +96,11 @@ class Engine:
     def submit(self, request: Request) -> None:
         """Queue a turn whose prompt is computed here."""
         request.submitted_s = self._clock.now
-        self._waiting.append(request)
-        self._wake()
+        if self._request_s:
+            self._clock.after(self._request_s, self._on_submitted, request)
+        else:
+            self._waiting.append(request)
+            self._wake()
 
     def nudge(self) -> None:
         """Look again, at the next step boundary, at prompts that found no room elsewhere."""
@@ -125,8 +130,11 @@ class Engine:
         first output token.
         """
         request.submitted_s = self._clock.now
-        self._kv_arrived.append(request)
-        self._wake()
+        if self._request_s:
+            self._clock.after(self._request_s, self._on_delivered, request)
+        else:
+            self._kv_arrived.append(request)
+            self._wake()
 
     def release(self, request: Request) -> None:
         """Let go of the KV of a prompt that was computed for another engine."""
@@ -209,6 +217,14 @@ class Engine:
         return self._step_end is None
 
     # --- the event loop of one engine ---
+
+    def _on_submitted(self, call: Call) -> None:
+        self._waiting.append(cast(Request, call.value))
+        self._wake()
+
+    def _on_delivered(self, call: Call) -> None:
+        self._kv_arrived.append(cast(Request, call.value))
+        self._wake()
 
     def _wake(self) -> None:
         """Start a step if idle; cut a run of decode steps at its next boundary."""

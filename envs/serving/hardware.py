@@ -86,10 +86,12 @@ class EngineOverhead:
     Attributes:
         step_ms: Scheduling, sampling, launching.
         sequence_us: What each decoding sequence adds to it.
+        request_ms: What a request takes before its first step: transport, parsing.
     """
 
     step_ms: NotNegative
     sequence_us: NotNegative
+    request_ms: NotNegative = 0.0
 
 
 @dataclass(frozen=True, config=STRICT)
