@@ -93,7 +93,8 @@ def calibrate(config: DictConfig, console: Console) -> Path:
             endpoint = validated(Endpoint, config.endpoint, "endpoint")
             plan = validated(Plan, config.plan, "plan")
             source = asyncio.run(_measured(endpoint, plan, folder, progress))
-        hardware, errors = _fitted(source, derived, progress)
+        tile_from = _count(config.plan.tile_from, "plan.tile_from")
+        hardware, errors = _fitted(source, derived, tile_from, progress)
         written = [_write_hardware(folder, name, hardware, source.comment), folder / "steps.csv"]
         source.steps.write(folder / "steps.csv", source.comment)
         if source.overhead and checked:
@@ -162,14 +163,14 @@ def _comment(endpoint: Endpoint, plan: Plan, measurement: Measurement) -> list[s
 
 
 def _fitted(
-    source: _Source, derived: Hardware, progress: Progress
+    source: _Source, derived: Hardware, tile_from: int, progress: Progress
 ) -> tuple[Hardware, list[PhaseErrors]]:
     task = progress.add_task("fitting", total=4)
 
     def advance() -> None:
         progress.advance(task)
 
-    laws: Laws = fit(source.steps)
+    laws: Laws = fit(source.steps, tile_from=tile_from)
     advance()
     errors = by_phase(source.steps, laws, advance)
     holdout = {phase.phase: float(phase.left_out_pct.mean()) for phase in errors}

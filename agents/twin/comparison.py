@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from conserve_gym.agents.statistics import Estimate, estimate
+from conserve_gym.agents.twin.reality import Played
 from conserve_gym.files import whole
 from conserve_gym.ledger import Event, Placed
 from conserve_gym.metrics import ConversationRecord, RecordReader
@@ -34,6 +35,7 @@ class Run(NamedTuple):
         same_placements: Share of conversations that were placed alike.
         ttfet_s: Of every conversation, real and simulated, shape (2, conversations).
         router_share: Processor time of router and clients over the episode's time.
+        waited_pct: Time that engines waited for a processor, of that which they had or wanted.
     """
 
     policy: str
@@ -43,6 +45,7 @@ class Run(NamedTuple):
     same_placements: float
     ttfet_s: np.ndarray
     router_share: float
+    waited_pct: float
 
 
 class Agreement(NamedTuple):
@@ -97,10 +100,9 @@ def metrics(events: Sequence[Event]) -> dict[str, float]:
     }
 
 
-def compared(
-    policy: str, seed: int, real: Sequence[Event], simulated: Sequence[Event], router_share: float
-) -> Run:
+def compared(policy: str, seed: int, played: Played, simulated: Sequence[Event]) -> Run:
     """Return what both ledgers of an episode say."""
+    real = played.events
     placements = [
         {event.conversation: event[3:5] for event in events if isinstance(event, Placed)}
         for events in (real, simulated)
@@ -114,7 +116,8 @@ def compared(
         metrics(simulated),
         sum(alike) / len(alike),
         np.array(ttfet),
-        router_share,
+        played.router_share,
+        played.waited_pct,
     )
 
 
@@ -152,12 +155,13 @@ def _agreement(runs: Sequence[Run], metric: str) -> Agreement:
 
 def write(folder: Path, runs: Sequence[Run], found: Sequence[Agreement]) -> list[Path]:
     """Write every run, their means, and the verdict as csv; each file appears whole or not at all."""
+    about = ("same_placements", "router_share", "waited_pct")
     paths = [folder / name for name in ("results.csv", "summary.csv", "verdict.csv")]
     _csv(
         paths[0],
-        ("policy", "seed", "metric", "real", "simulated", "same_placements", "router_share"),
+        ("policy", "seed", "metric", "real", "simulated", *about),
         (
-            (run.policy, run.seed, m, run.real[m], run.simulated[m], run.same_placements, run.router_share)
+            (run.policy, run.seed, m, run.real[m], run.simulated[m], *(getattr(run, a) for a in about))
             for run in runs
             for m in METRICS
         ),

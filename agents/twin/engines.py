@@ -25,12 +25,14 @@ class Engines:
     Attributes:
         each: How to speak to each of them.
         slot_folder: Where llama.cpp's slots are saved.
+        processes: Identifiers of those that were started.
         layout: Where they run, in words.
         speaks_letters: Whether every letter is a token.
     """
 
     each: tuple[RunningEngine, ...]
     slot_folder: Path | None
+    processes: tuple[int, ...]
     layout: str
     speaks_letters: bool
 
@@ -44,7 +46,8 @@ def running(spec: TwinSpec, model: Model) -> Iterator[Engines]:
         LlamaEngineError: An engine does not start.
     """
     if not isinstance(spec.engines, StartedEngines):
-        yield Engines(spec.engines, spec.slot_folder, "running already", speaks_letters=False)
+        says = f"{len(spec.engines)} engines that were running"
+        yield Engines(spec.engines, spec.slot_folder, (), says, speaks_letters=False)
         return
     try:
         import gguf  # noqa: F401
@@ -60,7 +63,7 @@ def running(spec: TwinSpec, model: Model) -> Iterator[Engines]:
         slots.mkdir(exist_ok=True)
         file = folder / "model.gguf"
         tiny_llama.write(file, model, spec.engines.context_tokens)
-        each = []
+        each, processes = [], []
         for i, role in enumerate(spec.engines.roles):
             engine = LlamaEngine(
                 str(file),
@@ -70,9 +73,11 @@ def running(spec: TwinSpec, model: Model) -> Iterator[Engines]:
                 str(slots),
                 core=cores[i % len(cores)],
             )
-            url = stack.enter_context(engine.served(folder / "server.log"))
+            process, url = stack.enter_context(engine.served(folder / "server.log"))
+            processes.append(process.pid)
             each.append(RunningEngine(f"{role}{i}", url, role, "llamacpp", engine.kv_tokens))
-        yield Engines(tuple(each), slots, _layout(len(each), len(cores)), speaks_letters=True)
+        layout = _layout(len(each), len(cores))
+        yield Engines(tuple(each), slots, tuple(processes), layout, speaks_letters=True)
 
 
 def _layout(engines: int, cores: int) -> str:

@@ -69,11 +69,11 @@ class LlamaEngine:
         return process, address
 
     @contextmanager
-    def served(self, log: Path) -> Iterator[str]:
-        """Serve in a process of its own; gives the address."""
+    def served(self, log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+        """Serve in a process of its own; gives it with its address."""
         process, address = self.start(log)
         try:
-            yield address
+            yield process, address
         finally:
             process.kill()
             process.wait()

@@ -50,10 +50,12 @@ def verdict(runs: Sequence[Run], found: Sequence[Agreement]) -> str:
             f"{one.signs} of {one.pairs} certain differences have the same sign"
         )
     alike = 100.0 * np.mean([run.same_placements for run in runs])
+    waited = np.mean([run.waited_pct for run in runs])
     share = 100.0 * np.mean([run.router_share for run in runs])
     lines.append(
-        f"{alike:.0f} % of conversations were placed alike; router and clients took {share:.0f} % of "
-        "a core, which the simulator does not know of"
+        f"{alike:.0f} % of conversations were placed alike; of what the simulator does not know: "
+        f"router and clients took {share:.0f} % of a core, and engines spent {waited:.0f} % of their "
+        "busy time waiting for a processor that others had"
     )
     return "\n".join(lines)
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import aiohttp
 
 from conserve_gym.agents.runtime import log as decision_log
+from conserve_gym.agents.twin import processor
 from conserve_gym.agents.twin.engines import Engines
 from conserve_gym.agents.twin.texts import Letters, Words
 from conserve_gym.envs.workloads.conversation import Conversation
@@ -41,11 +42,14 @@ class Played(NamedTuple):
         conversations: What was played, with lengths as the engines counted them.
         router_share: Processor time of router and clients over the episode's time; NaN where the
             system does not tell it.
+        waited_pct: Time that engines waited for a processor that others had, as a share of the time
+            that they had or wanted one.
     """
 
     events: list[Event]
     conversations: list[Conversation]
     router_share: float
+    waited_pct: float
 
 
 def play(
@@ -67,9 +71,12 @@ def play(
     kind = Letters if engines.speaks_letters else Words
     with _router(engines, policy, kind.tokens_per_character, folder) as (url, process):
         clients = [_Client(c, kind(f"{seed} {i}")) for i, c in enumerate(conversations)]
-        began, used = time.monotonic(), _processor_s(process.pid)
+        ours = (process.pid, os.getpid())
+        began, before = time.monotonic(), processor.read(ours)
+        engines_before = processor.read(engines.processes)
         asyncio.run(_converse(url, clients))
-        router_share = (_processor_s(process.pid) - used) / (time.monotonic() - began)
+        waited_pct = (processor.read(engines.processes) - engines_before).waited_pct
+        router_share = (processor.read(ours) - before).ran_s / (time.monotonic() - began)
     indices = {client.number: i for i, client in enumerate(clients)}
     events: list[Event] = []
     for path in decision_log.segments(folder / "log"):
@@ -77,7 +84,7 @@ def play(
             if "event" in record:
                 record["conversation"] = indices[record["conversation"]]
                 events.append(event_of(record))
-    return Played(events, counted(events, conversations), router_share)
+    return Played(events, counted(events, conversations), router_share, waited_pct)
 
 
 def counted(events: Sequence[Event], planned: Sequence[Conversation]) -> list[Conversation]:
@@ -208,13 +215,3 @@ def _router(
         process.kill()
         process.wait()
 
-
-def _processor_s(router: int) -> float:
-    """Return the processor time of the router and of this process, in seconds."""
-    try:
-        fields = Path(f"/proc/{router}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return float("nan")
-    own = os.times()
-    ticks = int(fields[11]) + int(fields[12])  # utime and stime
-    return own.user + own.system + ticks / os.sysconf("SC_CLK_TCK")

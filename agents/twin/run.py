@@ -57,11 +57,7 @@ def run(config: DictConfig, console: Console) -> list[Path]:
                     where = folder / "routers" / f"{path.stem}-{seed}"
                     real = play(engines, path, episode, f"{seed} {name}", where)
                     simulated = simulation.play(cluster, path, real.conversations)
-                    runs.append(
-                        comparison.compared(
-                            name, seed, real.events, list(simulated.ledger), real.router_share
-                        )
-                    )
+                    runs.append(comparison.compared(name, seed, real, list(simulated.ledger)))
                     progress.advance(task)
     found = comparison.agreements(runs)
     title = f"{drawn[0].name}; {drawn[1].name}; {engines.layout}"

@@ -171,7 +171,7 @@ async def run(
         np.array([completion.first_token_ms for completion in found]),
         np.array([1e3 * np.mean(np.diff(completion.token_s)) for completion in found]),
     )
-    step = StepTime(hardware).with_prefill(lone, lone * lone / 2, 0, 0, 0)
+    step = StepTime(hardware).step(lone, 0)
     return Check(
         sent,
         measured,
@@ -197,6 +197,9 @@ class _Listener:
         return False
 
     def on_prefilled(self, request: Request) -> None:
+        pass
+
+    def on_copied(self, copy: object) -> None:
         pass
 
     def on_first_token(self, request: Request) -> None:

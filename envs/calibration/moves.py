@@ -76,8 +76,8 @@ async def measure(
     return moves
 
 
-def fit(moves: Sequence[Move], exposed_share: float = 1.0) -> LinkSpec:
-    """Return the law of a move: a constant, and its bytes at a bandwidth.
+def fit(moves: Sequence[Move]) -> LinkSpec:
+    """Return the law of a move: a constant, and its bytes at a bandwidth; engines stop for it.
 
     Raises:
         CalibrationError: All moves are of one size.
@@ -92,7 +92,8 @@ def fit(moves: Sequence[Move], exposed_share: float = 1.0) -> LinkSpec:
     slope, constant = np.polyfit(sizes, ms, 1)
     if slope <= 0.0:  # lost in the noise: all of it is constant
         slope, constant = _LEAST_MS / sizes.max(), ms.mean()
-    return LinkSpec(max(float(constant), 0.0), float(1e-6 / slope), exposed_share)
+    constant_ms, gb_per_s = max(float(constant), 0.0), float(1e-6 / slope)
+    return LinkSpec(constant_ms, gb_per_s, exposed_share=1.0, stops_engines=True)
 
 
 async def _slot(

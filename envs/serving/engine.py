@@ -10,7 +10,7 @@ result is that of stepping one by one.
 from __future__ import annotations
 
 from collections import deque
-from typing import cast
+from typing import Literal, cast
 
 from conserve_gym.envs.serving.clock import Call, Clock
 from conserve_gym.envs.serving.decode_batch import DecodeBatch
@@ -77,6 +77,7 @@ class Engine:
         self._prefilling: list[Request] = []
         self._kv_arrived: deque[Request] = deque()  # join the batch when it has a place
         self._unseen: list[Request] = []  # decoding, first token not out yet
+        self._copies: deque[tuple[float, object]] = deque()  # to stop for: seconds, and whose
 
         self._batch = DecodeBatch(block_tokens)
 
@@ -86,7 +87,7 @@ class Engine:
         self._chunks: list[Request] = []  # turns with prompt tokens in the step under way
         self._step_seconds = 0.0
         self._step_joules = 0.0
-        self._phase: Phase = "prefill"
+        self._phase: Phase | Literal["idle"] = "prefill"
         self._run: DecodeRun | None = None
         self._run_steps = 0
         self._run_grown = 0  # steps of the run whose blocks are taken
@@ -135,6 +136,11 @@ class Engine:
         else:
             self._kv_arrived.append(request)
             self._wake()
+
+    def copy(self, seconds: float, copy: object) -> None:
+        """Stop for a copy of KV at the next step boundary; the listener hears when it is done."""
+        self._copies.append((seconds, copy))
+        self._wake()
 
     def release(self, request: Request) -> None:
         """Let go of the KV of a prompt that was computed for another engine."""
@@ -265,6 +271,14 @@ class Engine:
         now = self._clock.now
         if self._step_end is None:
             self.joules["idle"] += self._energy.idle_w * (now - self._began_s)
+        if self._copies:
+            self._between_steps = False
+            self._run = None
+            self._began_s = now
+            self._step_seconds, copy = self._copies[0]
+            self._phase, self._step_joules = "idle", self._energy.idle_w * self._step_seconds
+            self._step_end = self._clock.after(self._step_seconds, self._on_copied, copy)
+            return
         self._between_steps = True
         self._grow_decodes()
         chunks = self._chunks = []
@@ -298,7 +312,7 @@ class Engine:
 
     def _start_prefill_step(self, chunks: list[Request], sequences: int) -> None:
         prompt_tokens = context_tokens = scanned_tokens = 0
-        attended_tokens = 0.0
+        attended_tokens = weighted_tokens = 0.0
         for request in chunks:
             chunk, context = request.chunk, request.computed
             prompt_tokens += chunk
@@ -306,11 +320,12 @@ class Engine:
             if context > scanned_tokens:
                 scanned_tokens = context
             attended_tokens += chunk * (context + chunk / 2)
+            weighted_tokens += self._time.attended(chunk, context)
         kv_read = self._batch.kv_tokens
         if sequences:
             scanned_tokens = max(scanned_tokens, self._batch.longest)
         self._step_seconds = seconds = self._time.with_prefill(
-            prompt_tokens, attended_tokens, scanned_tokens, sequences, kv_read
+            prompt_tokens, weighted_tokens, scanned_tokens, sequences, kv_read
         )
         self._phase = "mixed" if sequences else "prefill"
         self._step_joules = self._energy.with_prefill(
@@ -338,6 +353,13 @@ class Engine:
                 self.steps += 1
             for request in self._chunks:
                 self._end_chunk(request)
+        self._start_step()
+
+    def _on_copied(self, call: Call) -> None:
+        self._copies.popleft()
+        self.joules["idle"] += self._step_joules
+        self._between_steps = True
+        self._listener.on_copied(call.value)
         self._start_step()
 
     # --- prompts ---

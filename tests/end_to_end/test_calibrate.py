@@ -329,7 +329,7 @@ def test_a_gpu_is_needed(tmp_path: Path) -> None:
 def test_a_real_engine(tmp_path: Path) -> None:
     """llama.cpp on a machine that others use too: what is predicted is of the right size."""
     first, last = tiny_llama.TOKEN_IDS
-    with rack.tiny_engine(tmp_path).served(tmp_path / "server.log") as url:
+    with rack.tiny_engine(tmp_path).served(tmp_path / "server.log") as (_, url):
         done = run(
             "calibrate",
             "gpu=cpu_core",
