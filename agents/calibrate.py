@@ -99,9 +99,7 @@ def calibrate(config: DictConfig, console: Console) -> Path:
         source.steps.write(folder / "steps.csv", source.comment)
         if source.overhead and checked:
             try:
-                found = asyncio.run(
-                    _checked(endpoint, plan, hardware, checked, seed, progress)
-                )
+                found = asyncio.run(_checked(endpoint, plan, hardware, checked, seed, progress))
             except ConServeGymError as error:
                 raise CalibrationError(f"{error}; {written[0]} was not checked") from None
     written += report.write(folder, errors, found)

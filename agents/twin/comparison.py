@@ -18,10 +18,12 @@ from conserve_gym.ledger import Event, Placed
 from conserve_gym.metrics import ConversationRecord, RecordReader
 
 METRICS = tuple(
-    f"{name}_s_{percentile}" for name in ("ttft", "tbt", "ttfet", "e2e") for percentile in ("p50", "p95")
+    f"{name}_s_{percentile}"
+    for name in ("ttft", "tbt", "ttfet", "e2e")
+    for percentile in ("p50", "p95")
 )
-"""Latencies in seconds, on the user's clock: of every turn (TTFT), of a conversation's last turn (TBT,
-TTFET), and to its end (E2E); all are better when they are low."""
+"""Latencies in seconds, on the user's clock: of every turn (TTFT), of a conversation's last turn
+(TBT, TTFET), and to its end (E2E); all are better when they are low."""
 
 
 class Run(NamedTuple):
@@ -132,9 +134,7 @@ def _agreement(runs: Sequence[Run], metric: str) -> Agreement:
     real = {p: np.array([run.real[metric] for run in of]) for p, of in by_policy.items()}
     simulated = {p: np.array([run.simulated[metric] for run in of]) for p, of in by_policy.items()}
     # Over the mean of reality, so that the interval is that of a ratio of means.
-    errors = {
-        p: estimate(100.0 * (simulated[p] - real[p]) / real[p].mean()) for p in policies
-    }
+    errors = {p: estimate(100.0 * (simulated[p] - real[p]) / real[p].mean()) for p in policies}
     means = [[float(side[p].mean()) for p in policies] for side in (real, simulated)]
     winners = [policies[int(np.argmin(side))] for side in means]
     signs = pairs = 0
@@ -154,14 +154,21 @@ def _agreement(runs: Sequence[Run], metric: str) -> Agreement:
 
 
 def write(folder: Path, runs: Sequence[Run], found: Sequence[Agreement]) -> list[Path]:
-    """Write every run, their means, and the verdict as csv; each file appears whole or not at all."""
+    """Write every run, their means and the verdict as csv; each file appears whole or not at all."""
     about = ("same_placements", "router_share", "waited_pct")
     paths = [folder / name for name in ("results.csv", "summary.csv", "verdict.csv")]
     _csv(
         paths[0],
         ("policy", "seed", "metric", "real", "simulated", *about),
         (
-            (run.policy, run.seed, m, run.real[m], run.simulated[m], *(getattr(run, a) for a in about))
+            (
+                run.policy,
+                run.seed,
+                m,
+                run.real[m],
+                run.simulated[m],
+                *(getattr(run, a) for a in about),
+            )
             for run in runs
             for m in METRICS
         ),
@@ -189,7 +196,16 @@ def write(folder: Path, runs: Sequence[Run], found: Sequence[Agreement]) -> list
             "same_sign",
         ),
         (
-            (a.metric, a.error_pct, a.rank, a.same_winner, a.real_winner, a.winner_certain, a.pairs, a.signs)
+            (
+                a.metric,
+                a.error_pct,
+                a.rank,
+                a.same_winner,
+                a.real_winner,
+                a.winner_certain,
+                a.pairs,
+                a.signs,
+            )
             for a in found
         ),
     )

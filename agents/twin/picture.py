@@ -20,8 +20,8 @@ def table(runs: Sequence[Run], found: Sequence[Agreement], title: str) -> Table:
     shown = Table(
         title=title,
         caption=f"Means over {len({run.seed for run in runs})} episodes ± half of the 95 % "
-        "confidence interval; errors are paired by episode. Milliseconds: TTFT of every turn, TBT of "
-        "last turns, TTFET and E2E from a conversation's arrival.",
+        "confidence interval; errors are paired by episode. Milliseconds: TTFT of every turn, TBT "
+        "of last turns, TTFET and E2E from a conversation's arrival.",
     )
     shown.add_column("ms")
     for policy in policies:
@@ -53,7 +53,7 @@ def verdict(runs: Sequence[Run], found: Sequence[Agreement]) -> str:
     waited = np.mean([run.waited_pct for run in runs])
     share = 100.0 * np.mean([run.router_share for run in runs])
     lines.append(
-        f"{alike:.0f} % of conversations were placed alike; of what the simulator does not know: "
+        f"{alike:.0f} % of conversations were placed alike; of what the simulator does not know, "
         f"router and clients took {share:.0f} % of a core, and engines spent {waited:.0f} % of their "
         "busy time waiting for a processor that others had"
     )
@@ -96,7 +96,9 @@ def write(path: Path, runs: Sequence[Run], found: Sequence[Agreement], title: st
     span = min(float(one.min()) for one in ends), max(float(one.max()) for one in ends)
     axis.plot(span, span, color="grey", linewidth=1)
     axis.set(xscale="log", yscale="log", xlabel="real TTFET, s", ylabel="simulated TTFET, s")
-    axis.set_title("every conversation; left: full bars real, hatched ones simulated", fontsize="small")
+    axis.set_title(
+        "every conversation; left: full bars real, hatched ones simulated", fontsize="small"
+    )
     axis.legend(fontsize="small")
     with whole(path) as partial:
         picture.savefig(partial, dpi=120, format="png")

@@ -98,9 +98,7 @@ def counted(events: Sequence[Event], planned: Sequence[Conversation]) -> list[Co
     for i, conversation in enumerate(planned):
         old = [0, *(sum(one) for one in lengths[i])]
         turns = tuple(
-            turn._replace(
-                input_tokens=read, new_tokens=max(read - held, 1), output_tokens=written
-            )
+            turn._replace(input_tokens=read, new_tokens=max(read - held, 1), output_tokens=written)
             for turn, held, (read, written) in zip(
                 conversation.turns, old, lengths[i], strict=False
             )
@@ -214,4 +212,3 @@ def _router(
     finally:
         process.kill()
         process.wait()
-

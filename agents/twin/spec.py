@@ -55,9 +55,7 @@ class Tuning:
         metric: What shall be low.
     """
 
-    disaggregate_from: Annotated[
-        tuple[Annotated[float, Field(ge=0.0)], ...], Field(min_length=1)
-    ]
+    disaggregate_from: Annotated[tuple[Annotated[float, Field(ge=0.0)], ...], Field(min_length=1)]
     seeds: PositiveInt
     metric: str
 

@@ -24,8 +24,8 @@ class PrefillLaw:
 
     The smooth max of x and y is (x^8 + y^8)^(1/8).
 
-    Of a kernel that takes few queries one by one and many in tiles, as llama.cpp's on a CPU does from
-    64 on (GGML_FA_TILE_Q), attention costs more in chunks of fewer than ``tile_from`` tokens.
+    Of a kernel that takes few queries one by one and many in tiles, as llama.cpp's on a CPU does
+    from 64 on (GGML_FA_TILE_Q), attention costs more in chunks of fewer than ``tile_from`` tokens.
 
     Attributes:
         floor_ms: Launch-bound shortest step.
@@ -34,7 +34,7 @@ class PrefillLaw:
         token_us: Cost of a prompt token.
         attention_ns: Cost of one prompt token attending to one token of context.
         scan_us: Cost of a token of the longest context, where a single multiprocessor reads it.
-        untiled: How many times ``attention_ns`` it is in a chunk of fewer than ``tile_from`` tokens.
+        untiled: How many times ``attention_ns`` it is in chunks of fewer than ``tile_from`` tokens.
         tile_from: Tokens from which a chunk is computed in tiles; 0 where all are.
     """
 

@@ -21,9 +21,9 @@ class LinkSpec:
         exposed_share: Share of a move's bytes that are still to be sent when the prompt is
             computed. The others went layer by layer while it was, and are taken to have found
             their wire free.
-        stops_engines: Whether engines copy between two of their steps and compute nothing meanwhile,
-            first the one that sends and then the one that receives, each for half of the time, as
-            llama.cpp's server saves and restores slots. No bandwidth is shared then.
+        stops_engines: Whether engines copy between two of their steps and compute nothing
+            meanwhile, first the one that sends and then the one that receives, each for half of the
+            time, as llama.cpp's server saves and restores slots. No bandwidth is shared then.
     """
 
     latency_ms: NotNegative
