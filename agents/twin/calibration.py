@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,10 @@ def measured(
         asked["endpoint"] |= {"prompts": "token_ids", "token_ids": list(tiny_llama.TOKEN_IDS)}
     limits = {"token_budget": spec.token_budget, "max_sequences": spec.max_sequences}
     asked["plan"] = {**config.plan, **limits}
-    calibrate(OmegaConf.create(asked), console)
-    write_json(folder / _LINK, asdict(spec.link or _link(engines, folder)))
+    path = calibrate(OmegaConf.create(asked), console)
+    hardware = validated(Hardware, OmegaConf.load(path))
+    link = spec.link or _link(engines, folder, hardware.overhead.request_ms)
+    write_json(folder / _LINK, asdict(link))
     return read(spec, folder)
 
 
@@ -74,7 +76,7 @@ def read(spec: TwinSpec, folder: Path) -> ClusterSpec:
     return cluster
 
 
-def _link(engines: Engines, folder: Path) -> LinkSpec:
+def _link(engines: Engines, folder: Path, request_ms: float) -> LinkSpec:
     """Measure moves between the first two engines.
 
     Raises:
@@ -92,4 +94,6 @@ def _link(engines: Engines, folder: Path) -> LinkSpec:
     with whole(folder / "moves.csv") as partial:
         lines = [",".join(moves.Move._fields), *(",".join(map(str, move)) for move in found)]
         partial.write_text("\n".join(lines) + "\n", "utf-8")
-    return moves.fit(found)
+    link = moves.fit(found)
+    # The simulated engines are asked for both halves by requests, which are in what was measured.
+    return replace(link, latency_ms=max(link.latency_ms - 2 * request_ms, 0.0))

@@ -154,7 +154,7 @@ def _agreement(runs: Sequence[Run], metric: str) -> Agreement:
 
 
 def write(folder: Path, runs: Sequence[Run], found: Sequence[Agreement]) -> list[Path]:
-    """Write every run, their means and the verdict as csv; each file appears whole or not at all."""
+    """Write every run, their means and the verdict as csv; files appear whole or not at all."""
     about = ("same_placements", "router_share", "waited_pct")
     paths = [folder / name for name in ("results.csv", "summary.csv", "verdict.csv")]
     _csv(

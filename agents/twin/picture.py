@@ -54,8 +54,8 @@ def verdict(runs: Sequence[Run], found: Sequence[Agreement]) -> str:
     share = 100.0 * np.mean([run.router_share for run in runs])
     lines.append(
         f"{alike:.0f} % of conversations were placed alike; of what the simulator does not know, "
-        f"router and clients took {share:.0f} % of a core, and engines spent {waited:.0f} % of their "
-        "busy time waiting for a processor that others had"
+        f"router and clients took {share:.0f} % of a core, and engines spent {waited:.0f} % of "
+        "their busy time waiting for a processor that others had"
     )
     return "\n".join(lines)
 

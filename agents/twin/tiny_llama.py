@@ -6,6 +6,7 @@ length that they are to have, and a conversation's text is cut into the tokens t
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ def write(path: Path, model: Model, context_tokens: int) -> None:
     """
     import gguf
 
+    logging.getLogger("gguf").setLevel(logging.ERROR)  # it tells of every file
     random = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(context_tokens)

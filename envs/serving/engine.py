@@ -138,9 +138,15 @@ class Engine:
             self._wake()
 
     def copy(self, seconds: float, copy: object) -> None:
-        """Stop for a copy of KV at the next step boundary; the listener hears when it is done."""
-        self._copies.append((seconds, copy))
-        self._wake()
+        """Stop for a copy of KV at the next step boundary; the listener hears when it is done.
+
+        It is asked for by a request: a step may begin before that has come.
+        """
+        if self._request_s:
+            self._clock.after(self._request_s, self._on_copy_asked, (seconds, copy))
+        else:
+            self._copies.append((seconds, copy))
+            self._wake()
 
     def release(self, request: Request) -> None:
         """Let go of the KV of a prompt that was computed for another engine."""
@@ -354,6 +360,10 @@ class Engine:
             for request in self._chunks:
                 self._end_chunk(request)
         self._start_step()
+
+    def _on_copy_asked(self, call: Call) -> None:
+        self._copies.append(cast(tuple[float, object], call.value))
+        self._wake()
 
     def _on_copied(self, call: Call) -> None:
         self._copies.popleft()
