@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from conserve_gym.agents.calibrate import calibrate
@@ -72,8 +73,13 @@ def read(spec: TwinSpec, folder: Path) -> ClusterSpec:
     path = folder / "cluster" / f"{_NAME}.yaml"
     path.parent.mkdir(exist_ok=True)
     with whole(path) as partial:
-        OmegaConf.save(OmegaConf.create(asdict(cluster)), partial)
+        OmegaConf.save(OmegaConf.create(_plain(cluster)), partial)
     return cluster
+
+
+def _plain(cluster: ClusterSpec) -> Any:
+    """Return a cluster as plain values."""
+    return TypeAdapter(ClusterSpec).dump_python(cluster, mode="json")
 
 
 def _link(engines: Engines, folder: Path, request_ms: float) -> LinkSpec:
