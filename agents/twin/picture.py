@@ -110,6 +110,6 @@ def _says(metric: str) -> str:
     return f"{name.upper()} {percentile}"
 
 
-def _cell(value: Estimate, form: str = "{:.3g}") -> str:
-    interval = "" if np.isnan(value.low) else f" ±{(value.high - value.low) / 2:.2g}"
-    return form.format(value.mean) + interval
+def _cell(value: Estimate, form: str = "{:.1f}") -> str:
+    interval = "" if np.isnan(value.low) else f" ±{form.format((value.high - value.low) / 2)}"
+    return form.format(value.mean) + interval.replace("+", "")
