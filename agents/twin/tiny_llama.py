@@ -61,7 +61,8 @@ def write(path: Path, model: Model, context_tokens: int) -> None:
 
     def matrix(rows: int, columns: int) -> npt.NDArray[np.float16]:
         values = random.standard_normal((rows, columns)) / np.sqrt(columns)
-        return values.astype(np.float16)
+        half: npt.NDArray[np.float16] = values.astype(np.float16)
+        return half
 
     ones = np.ones(model.hidden, np.float32)
     output = matrix(len(pieces), model.hidden)

@@ -10,7 +10,7 @@ result is that of stepping one by one.
 from __future__ import annotations
 
 from collections import deque
-from typing import Literal, cast
+from typing import cast
 
 from conserve_gym.envs.serving.clock import Call, Clock
 from conserve_gym.envs.serving.decode_batch import DecodeBatch
@@ -87,7 +87,8 @@ class Engine:
         self._chunks: list[Request] = []  # turns with prompt tokens in the step under way
         self._step_seconds = 0.0
         self._step_joules = 0.0
-        self._phase: Phase | Literal["idle"] = "prefill"
+        self._phase: Phase = "prefill"
+        self._copying = False
         self._run: DecodeRun | None = None
         self._run_steps = 0
         self._run_grown = 0  # steps of the run whose blocks are taken
@@ -215,7 +216,7 @@ class Engine:
         """Return the joules used up to now, by phase."""
         joules = dict(self.joules)
         elapsed = self._clock.now - self._began_s
-        if self._step_end is None:
+        if self._step_end is None or self._copying:
             joules["idle"] += self._energy.idle_w * elapsed
         elif self._run is not None:
             joules["decode"] += self._run_energy(elapsed)
@@ -282,7 +283,7 @@ class Engine:
             self._run = None
             self._began_s = now
             self._step_seconds, copy = self._copies[0]
-            self._phase, self._step_joules = "idle", self._energy.idle_w * self._step_seconds
+            self._copying = True
             self._step_end = self._clock.after(self._step_seconds, self._on_copied, copy)
             return
         self._between_steps = True
@@ -367,7 +368,8 @@ class Engine:
 
     def _on_copied(self, call: Call) -> None:
         self._copies.popleft()
-        self.joules["idle"] += self._step_joules
+        self._copying = False
+        self.joules["idle"] += self._energy.idle_w * self._step_seconds
         self._between_steps = True
         self._listener.on_copied(call.value)
         self._start_step()
