@@ -65,7 +65,8 @@ def write(path: Path, runs: Sequence[Run], found: Sequence[Agreement], title: st
     policies = list(found[0].errors_pct)
     picture = Figure(figsize=(13, 6.5), layout="constrained")
     picture.suptitle(title, fontsize="medium")
-    left, right = np.ravel(picture.subfigures(1, 2, width_ratios=(3, 2)))
+    halves = picture.add_gridspec(1, 2, width_ratios=(3, 2))
+    left, right = picture.add_subfigure(halves[0]), picture.add_subfigure(halves[1])
     axes = left.subplots(2, 4).T.flat
     for axis, metric in zip(axes, METRICS, strict=True):
         places = np.arange(len(policies))
