@@ -92,7 +92,7 @@ def write(path: Path, runs: Sequence[Run], found: Sequence[Agreement], title: st
     axis = right.subplots()
     for i, policy in enumerate(policies):
         each = np.concatenate([run.ttfet_s for run in runs if run.policy == policy], axis=1)
-        axis.scatter(*each, s=8, color=f"C{i}", alpha=0.6, label=policy)
+        axis.scatter(each[0], each[1], s=8, color=f"C{i}", alpha=0.6, label=policy)
     ends = [run.ttfet_s for run in runs]
     span = min(float(one.min()) for one in ends), max(float(one.max()) for one in ends)
     axis.plot(span, span, color="grey", linewidth=1)
