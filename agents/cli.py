@@ -210,6 +210,21 @@ def calibrate(config: DictConfig) -> None:
     run(config, Console())
 
 
+@hydra.main(config_name="twin", **CONFIG)
+@_command
+def twin(config: DictConfig) -> None:
+    """Play conversations on real engines and on the simulator that was calibrated on them."""
+    from conserve_gym.envs.configuration import ConfigurationError
+
+    try:
+        from conserve_gym.agents.twin.run import run
+    except ImportError as error:
+        raise ConfigurationError(f"{error}: pip install 'conserve-gym[twin]'") from None
+    console = Console()
+    for path in run(config, console):
+        console.print(str(path), soft_wrap=True)
+
+
 @hydra.main(config_name="validate", **CONFIG)
 @_command
 def validate(config: DictConfig) -> None:
