@@ -82,12 +82,12 @@ class _Endpoints:
     async def end(self, request: web.Request) -> web.Response:
         """End the conversation that the headers name."""
         key = identity.key(request.headers, {})
-        conversation = self._router.turns.conversations.find(key, []) if key else None
+        conversation = self._router.books.conversations.find(key, []) if key else None
         if conversation is None:
             raise ApiError(404, "no such conversation lives", "not_found")
         if conversation.turns_waiting:
             raise ApiError(409, "a turn of the conversation is under way", "busy")
-        self._router.turns.end(conversation, "client")
+        self._router.books.end(conversation, "client")
         return web.Response(status=204)
 
     async def health(self, request: web.Request) -> web.Response:
@@ -134,7 +134,7 @@ class _Endpoints:
                 "reason": scheduler.reason,
                 "cluster": summary["cluster"],
                 "engines": engines,
-                "latest": list(router.turns.latest),
+                "latest": list(router.books.latest),
                 "shadow": shadow
                 and {
                     "policy": shadow.scheduler.name,
