@@ -301,6 +301,22 @@ def serve(config: DictConfig) -> None:
     run(validated(RouterSpec, config))
 
 
+@hydra.main(config_name="pick_endpoints", **CONFIG)
+@_command
+def pick_endpoints(config: DictConfig) -> None:
+    """Tell Envoy where requests go until stopped."""
+    from conserve_gym.envs.configuration import ConfigurationError, validated
+
+    _ = config.engines  # said to be needed before anything else is looked at
+    try:
+        from conserve_gym.agents.bridges.envoy import serve as run
+    except ImportError as error:
+        raise ConfigurationError(f"{error}: pip install 'conserve-gym[bridges-envoy]'") from None
+    from conserve_gym.agents.router.spec import RouterSpec
+
+    run(validated(RouterSpec, config))
+
+
 @hydra.main(config_name="replay", **CONFIG)
 @_command
 def replay(config: DictConfig) -> None:

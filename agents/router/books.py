@@ -16,6 +16,7 @@ from conserve_gym.agents.router import identity, lengths
 from conserve_gym.agents.router.adapters.base import Adapter
 from conserve_gym.agents.router.conversations import Conversation, Conversations
 from conserve_gym.agents.router.door import Door
+from conserve_gym.agents.router.errors import ApiError
 from conserve_gym.agents.router.metrics import Metrics
 from conserve_gym.agents.router.spec import Limits
 from conserve_gym.agents.runtime.runtime import Runtime
@@ -118,8 +119,7 @@ class Books:
         Raises:
             ApiError: It would begin one, and too many wait at the door.
         """
-        key = identity.key(headers, body)
-        prefixes = identity.prefixes(body) if key is None else []
+        key, prefixes = _names(headers, body)
         while True:
             found = self.conversations.find(key, prefixes)
             if found is None:
@@ -139,6 +139,10 @@ class Books:
                     return
             finally:
                 found.turns_waiting -= 1
+
+    def find(self, headers: Mapping[str, str], body: Mapping[str, Any]) -> Conversation | None:
+        """Return the conversation that a request belongs to; None if it would begin one."""
+        return self.conversations.find(*_names(headers, body))
 
     def end(self, conversation: Conversation, reason: str) -> None:
         """End a conversation that has no turn under way."""
@@ -178,7 +182,19 @@ class Books:
     async def turn(
         self, conversation: Conversation, body: Mapping[str, Any]
     ) -> AsyncIterator[Turn]:
-        """Write a turn down and place it; it is given up unless ``finish`` was told of its end."""
+        """Write a turn down and place it; it is given up unless ``finish`` was told of its end.
+
+        A conversation whose decoder is down begins again.
+
+        Raises:
+            ApiError: No engine that decodes is up.
+        """
+        up = self._runtime.up
+        if not any(up[i] for i in self._runtime.fleet.decoders):
+            raise ApiError(503, "no engine that decodes is up", "no_engine", retry_after_s=5)
+        placement = conversation.placement
+        if placement is not None and not up[placement.decode_at]:
+            self.start_over(conversation)
         characters = lengths.characters(body)
         input_tokens, new_tokens = self._length(conversation, body, characters)
         number, index = conversation.number, conversation.turn
@@ -244,6 +260,23 @@ class Books:
         conversation.kv_tokens = read + written
         self._lengths.learn(turn.characters, read)
 
+    def receipt(self, turn: Turn) -> dict[str, str]:
+        """Return which way a turn went, and why, as headers for its client."""
+        placement = turn.placement
+        receipt = {
+            "x-conserve-conversation": str(turn.number),
+            "x-conserve-turn": str(turn.index),
+            "x-conserve-decision": "disaggregate" if placement.disaggregates else "colocate",
+            "x-conserve-prefiller": self._names[placement.prefill_at],
+            "x-conserve-decoder": self._names[placement.decode_at],
+            "x-conserve-kv-transfers": str(turn.transfers),
+            "x-conserve-policy": self._runtime.scheduler.name,
+        }
+        if turn.reason:
+            reason = " ".join(turn.reason.split())[:200]
+            receipt["x-conserve-reason"] = reason.encode("ascii", "replace").decode()
+        return receipt
+
     def _length(
         self, conversation: Conversation, body: Mapping[str, Any], characters: int
     ) -> tuple[int, int]:
@@ -303,3 +336,9 @@ class Books:
                 "reason": reason,
             }
         )
+
+
+def _names(headers: Mapping[str, str], body: Mapping[str, Any]) -> tuple[str | None, list[str]]:
+    """Return the key of a request's conversation, or else what its messages begin with."""
+    key = identity.key(headers, body)
+    return key, identity.prefixes(body) if key is None else []

@@ -89,11 +89,6 @@ class Turns:
     async def _attempt(
         self, conversation: Conversation, path: str, body: Mapping[str, Any], client: Client
     ) -> None:
-        if not any(self._engines[i].up for i in self._runtime.fleet.decoders):
-            raise ApiError(503, "no engine that decodes is up", "no_engine", retry_after_s=5)
-        placement = conversation.placement
-        if placement is not None and not self._engines[placement.decode_at].up:
-            self._books.start_over(conversation)
         async with self._books.turn(conversation, body) as turn:
             usage = await self._run(turn, Request(path, body, turn.number), client)
             self._books.finish(turn, usage)
@@ -216,7 +211,7 @@ class Turns:
                             raise EngineError(f"{decoder.name}: {chunk['error']}")
                         continue
                     last = self._first_token(turn, decoder, handover, asked)
-                    await client.begin(self._receipt(turn))
+                    await client.begin(self._books.receipt(turn))
                     for earlier in held:
                         await client.event(*earlier)
                 else:
@@ -241,19 +236,3 @@ class Turns:
             seconds = self._runtime.now() - asked
             self._moved(turn, turn.placement.prefill_at, decoder.index, handover, seconds)
         return self._books.first_token(turn)
-
-    def _receipt(self, turn: Turn) -> dict[str, str]:
-        placement = turn.placement
-        receipt = {
-            "x-conserve-conversation": str(turn.number),
-            "x-conserve-turn": str(turn.index),
-            "x-conserve-decision": "disaggregate" if placement.disaggregates else "colocate",
-            "x-conserve-prefiller": self._engines[placement.prefill_at].name,
-            "x-conserve-decoder": self._engines[placement.decode_at].name,
-            "x-conserve-kv-transfers": str(turn.transfers),
-            "x-conserve-policy": self._runtime.scheduler.name,
-        }
-        if turn.reason:
-            reason = " ".join(turn.reason.split())[:200]
-            receipt["x-conserve-reason"] = reason.encode("ascii", "replace").decode()
-        return receipt
