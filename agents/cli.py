@@ -176,6 +176,17 @@ def explain(config: DictConfig) -> None:
         console.print(str(path), soft_wrap=True)
 
 
+@hydra.main(config_name="project", **CONFIG)
+@_command
+def project(config: DictConfig) -> None:
+    """Project a policy onto thresholds that routers already have."""
+    from conserve_gym.agents.explanation.project import run
+
+    console = Console()
+    for path in run(config, console):
+        console.print(str(path), soft_wrap=True)
+
+
 @hydra.main(config_name="export", **CONFIG)
 @_command
 def export(config: DictConfig) -> None:
