@@ -79,7 +79,8 @@ def evaluate(config: DictConfig) -> float:
     from conserve_gym.agents.policies import resolve
     from conserve_gym.agents.provenance import provenance, write_json
     from conserve_gym.agents.seeds import evaluation_seeds
-    from conserve_gym.envs.configuration import ConfigurationError, scenario
+    from conserve_gym.envs.configuration import ConfigurationError
+    from conserve_gym.envs.randomised import of_seeds, scenarios
     from conserve_gym.envs.serving.timeline import Timeline
     from conserve_gym.metrics import CLOCKS
 
@@ -87,27 +88,33 @@ def evaluate(config: DictConfig) -> float:
         raise ConfigurationError(f"timeline={config.timeline!r} must be true or false")
     if config.clock not in CLOCKS:
         raise ConfigurationError(f"clock={config.clock!r} is none of {', '.join(CLOCKS)}")
-    built = scenario(config)
     seeds = evaluation_seeds(config.seeds)
+    played = dict(zip(seeds, of_seeds(scenarios(config), seeds), strict=True))
+    first = played[seeds[0]]
     names = _policy_names(config.policies)
-    policies = [resolve(name, built.cluster) for name in names]
+    policies = [resolve(name, first.cluster) for name in names]
     _name_apart(policies, names)
     folder = _folder(config.output)
-    cells = [(policy, seed) for policy in policies for seed in seeds]
+    cells = [(*each, seed) for each in zip(names, policies, strict=True) for seed in seeds]
     console = Console()
     episodes, timelines = [], []
-    for policy, seed in track(cells, "playing", console=console, transient=True):
+    for name, policy, seed in track(cells, "playing", console=console, transient=True):
+        built, called = played[seed], policy.name
+        if built is not first:  # it may have another cluster
+            policy = resolve(name, built.cluster)
+            policy.name = called
         drawn = config.timeline and seed == seeds[0]
         timeline = Timeline(built.cluster.deployed(policy.deployment)) if drawn else None
         episodes.append(play(built, policy, seed, timeline))
         if timeline is not None:
             timelines += report.write_timeline(folder, episodes[-1], timeline)
     summary = report.summarise(episodes)
-    written = report.write(folder, summary, episodes, built)
+    setting = report.Setting.of(list(played.values()))
+    written = report.write(folder, summary, episodes, setting)
     settings = OmegaConf.to_container(config, resolve=True)
-    stamp = provenance(built.cluster)
+    stamp = provenance(first.cluster)
     write_json(folder / "evaluation.json", {"config": settings, **stamp})
-    console.print(report.table(summary, episodes, built, config.clock, _overrides()))
+    console.print(report.table(summary, episodes, setting, config.clock, _overrides()))
     for path in (*written, folder / "evaluation.json", *timelines):
         console.print(str(path), soft_wrap=True)
     attained = {f"{name}, %": of["slo_attainment_pct"].mean for name, of in summary.items()}

@@ -150,7 +150,7 @@ class Estimates:
         batch = self._step + self._sequence * decoding
         batch += self._kv * held * np.minimum(decoding / pinned, 1.0)
         own = self._sequence + self._kv * prompt
-        kv = (held + prompt) / self._capacity
+        kv = (held + lacking) / self._capacity
         log_turns, log_queue, log_lacking, stall, ttft_seen = np.log1p(
             (turns, queue, lacking, 10.0 * decoding * prefill, engines[_ENGINE["ttft_recent"]])
         )
