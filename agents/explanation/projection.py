@@ -119,8 +119,8 @@ def decisions(ledger: Ledger, fleet: Fleet, deployment: Deployment) -> Iterator[
     placements: dict[int, Placement] = {}
     for event in ledger:
         if isinstance(event, Placed):
-            time, conversation, turn, *placed = event
-            placement = placements[conversation] = Placement(*placed)
+            time, conversation, turn, at, to, offload_above = event
+            placement = placements[conversation] = Placement(at, to, offload_above)
             observation = observer.observe(time, conversation, turn)
             yield Decision(observation, placement.disaggregates)
         observer.read((event,))
@@ -148,8 +148,8 @@ def rows(decided: Sequence[Decision], site: Site) -> Rows:
         load = in_flight / site.engines[prefill_at].token_budget
         found.append((observation.turn == 0, uncached, share, load, disaggregates))
     table = np.array(found, dtype=np.float64).reshape(-1, len(Rows._fields))
-    first, uncached, share, load, answers = table.T
-    return Rows(first.astype(bool), uncached, share, load, answers.astype(bool))
+    is_first, *numbers, answers = table.T
+    return Rows(is_first.astype(bool), *numbers, answers.astype(bool))
 
 
 def fit(knobs: Knobs, given: Rows) -> Setting:

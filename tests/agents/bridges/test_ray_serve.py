@@ -104,7 +104,9 @@ def test_a_conversation_keeps_its_replica_and_replays(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_real_replicas(tmp_path: Path) -> None:
+def test_real_replicas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray writes a token to the user's home
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     import ray
     from ray import serve
     from ray.serve.config import RequestRouterConfig
