@@ -183,6 +183,17 @@ def explain(config: DictConfig) -> None:
         console.print(str(path), soft_wrap=True)
 
 
+@hydra.main(config_name="project", **CONFIG)
+@_command
+def project(config: DictConfig) -> None:
+    """Project a policy onto thresholds that routers already have."""
+    from conserve_gym.agents.explanation.project import run
+
+    console = Console()
+    for path in run(config, console):
+        console.print(str(path), soft_wrap=True)
+
+
 @hydra.main(config_name="export", **CONFIG)
 @_command
 def export(config: DictConfig) -> None:
@@ -318,6 +329,22 @@ def serve(config: DictConfig) -> None:
         from conserve_gym.agents.router.serve import serve as run
     except ImportError as error:
         raise ConfigurationError(f"{error}: pip install 'conserve-gym[router]'") from None
+    from conserve_gym.agents.router.spec import RouterSpec
+
+    run(validated(RouterSpec, config))
+
+
+@hydra.main(config_name="pick_endpoints", **CONFIG)
+@_command
+def pick_endpoints(config: DictConfig) -> None:
+    """Tell Envoy where requests go until stopped."""
+    from conserve_gym.envs.configuration import ConfigurationError, validated
+
+    _ = config.engines  # said to be needed before anything else is looked at
+    try:
+        from conserve_gym.agents.bridges.envoy import serve as run
+    except ImportError as error:
+        raise ConfigurationError(f"{error}: pip install 'conserve-gym[bridges-envoy]'") from None
     from conserve_gym.agents.router.spec import RouterSpec
 
     run(validated(RouterSpec, config))
