@@ -183,6 +183,17 @@ def explain(config: DictConfig) -> None:
         console.print(str(path), soft_wrap=True)
 
 
+@hydra.main(config_name="project", **CONFIG)
+@_command
+def project(config: DictConfig) -> None:
+    """Project a policy onto thresholds that routers already have."""
+    from conserve_gym.agents.explanation.project import run
+
+    console = Console()
+    for path in run(config, console):
+        console.print(str(path), soft_wrap=True)
+
+
 @hydra.main(config_name="export", **CONFIG)
 @_command
 def export(config: DictConfig) -> None:
@@ -208,6 +219,21 @@ def calibrate(config: DictConfig) -> None:
     from conserve_gym.agents.calibrate import calibrate as run
 
     run(config, Console())
+
+
+@hydra.main(config_name="twin", **CONFIG)
+@_command
+def twin(config: DictConfig) -> None:
+    """Play conversations on real engines and on the simulator that was calibrated on them."""
+    from conserve_gym.envs.configuration import ConfigurationError
+
+    try:
+        from conserve_gym.agents.twin.run import run
+    except ImportError as error:
+        raise ConfigurationError(f"{error}: pip install 'conserve-gym[twin]'") from None
+    console = Console()
+    for path in run(config, console):
+        console.print(str(path), soft_wrap=True)
 
 
 @hydra.main(config_name="validate", **CONFIG)
@@ -303,6 +329,22 @@ def serve(config: DictConfig) -> None:
         from conserve_gym.agents.router.serve import serve as run
     except ImportError as error:
         raise ConfigurationError(f"{error}: pip install 'conserve-gym[router]'") from None
+    from conserve_gym.agents.router.spec import RouterSpec
+
+    run(validated(RouterSpec, config))
+
+
+@hydra.main(config_name="pick_endpoints", **CONFIG)
+@_command
+def pick_endpoints(config: DictConfig) -> None:
+    """Tell Envoy where requests go until stopped."""
+    from conserve_gym.envs.configuration import ConfigurationError, validated
+
+    _ = config.engines  # said to be needed before anything else is looked at
+    try:
+        from conserve_gym.agents.bridges.envoy import serve as run
+    except ImportError as error:
+        raise ConfigurationError(f"{error}: pip install 'conserve-gym[bridges-envoy]'") from None
     from conserve_gym.agents.router.spec import RouterSpec
 
     run(validated(RouterSpec, config))
