@@ -148,8 +148,14 @@ def rows(decided: Sequence[Decision], site: Site) -> Rows:
         load = in_flight / site.engines[prefill_at].token_budget
         found.append((observation.turn == 0, uncached, share, load, disaggregates))
     table = np.array(found, dtype=np.float64).reshape(-1, len(Rows._fields))
-    is_first, *numbers, answers = table.T
-    return Rows(is_first.astype(bool), *numbers, answers.astype(bool))
+    columns = dict(zip(Rows._fields, table.T, strict=True))
+    return Rows(
+        columns["first"].astype(bool),
+        columns["uncached"],
+        columns["share"],
+        columns["load"],
+        columns["disaggregates"].astype(bool),
+    )
 
 
 def fit(knobs: Knobs, given: Rows) -> Setting:
