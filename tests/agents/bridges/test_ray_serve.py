@@ -14,7 +14,7 @@ pytest.importorskip("ray.serve")
 pytest.importorskip("prometheus_client")
 
 from conserve_gym.agents.bridges.ray_serve import ConversationRouter
-from conserve_gym.agents.runtime.log import latest
+from conserve_gym.agents.runtime.log import latest, segments
 from conserve_gym.agents.runtime.replay import by_checksum, replay
 from conserve_gym.agents.runtime.scheduler import Scheduler
 from conserve_gym.fleet import Fleet, Role
@@ -133,5 +133,7 @@ def test_real_replicas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         serve.shutdown()
         ray.shutdown()
-    replayed = replay(logged(tmp_path), by_checksum([Scheduler.load(tmp_path / "policy")]))
+    policies = by_checksum([Scheduler.load(tmp_path / "policy")])
+    logs = [folder for folder in (tmp_path / "log").iterdir() if segments(folder)]
+    replayed = [one for folder in logs for one in replay(folder, policies)]  # one a router
     assert [(one.same, one.online.disaggregates) for one in replayed] == [(True, True)]
