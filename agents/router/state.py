@@ -40,7 +40,7 @@ def state(router: Router) -> dict[str, Any]:
             "retries": sum(_by_label(metrics.retries, "").values()),
         },
         "engines": engines,
-        "latest": list(router.turns.latest),
+        "latest": list(router.books.latest),
         "incidents": list(router.incidents.latest),
         "shadow": shadow
         and {

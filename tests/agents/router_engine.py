@@ -16,6 +16,7 @@ class FakeEngine:
 
     Attributes:
         asked: Bodies of all requests.
+        asked_headers: Their headers.
         fails: Status of every answer, if not 200.
         says: What it then says.
         breaks_after: Events after which it breaks off.
@@ -25,6 +26,7 @@ class FakeEngine:
     def __init__(self, name: str) -> None:
         self.name = name
         self.asked: list[dict[str, Any]] = []
+        self.asked_headers: list[dict[str, str]] = []
         self.fails = 200
         self.says = "no"
         self.breaks_after: int | None = None
@@ -35,6 +37,7 @@ class FakeEngine:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.asked.append(body)
+        self.asked_headers.append({key.lower(): value for key, value in request.headers.items()})
         await self.may_answer.wait()
         if self.fails != 200:
             raise _status(self.fails, self.says)
