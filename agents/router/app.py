@@ -16,6 +16,7 @@ from conserve_gym.agents.router import api, identity
 from conserve_gym.agents.router.client import ClientGoneError, Gathered, Streamed
 from conserve_gym.agents.router.errors import ApiError, EngineError, RefusedError
 from conserve_gym.agents.router.router import Router
+from conserve_gym.agents.router.state import state
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -110,39 +111,7 @@ class _Endpoints:
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def state(self, request: web.Request) -> web.Response:
-        """Return what the page shows: no text of a conversation, and no client's name."""
-        router = self._router
-        scheduler = router.runtime.scheduler
-        summary = router.runtime.summary()
-        fields: dict[str, list[float]] = summary["engines"]
-        engines = [
-            {
-                "name": engine.name,
-                "role": str(router.runtime.fleet.roles[i]),
-                "up": engine.up,
-                "says": engine.says if not engine.up else "",
-                "kv_tokens": router.runtime.fleet.kv_capacity_tokens[i],
-                **{name: values[i] for name, values in fields.items()},
-            }
-            for i, engine in enumerate(router.engines)
-        ]
-        shadow = router.runtime.shadow
-        return web.json_response(
-            {
-                "time": summary["time"],
-                "policy": scheduler.name,
-                "reason": scheduler.reason,
-                "cluster": summary["cluster"],
-                "engines": engines,
-                "latest": list(router.books.latest),
-                "shadow": shadow
-                and {
-                    "policy": shadow.scheduler.name,
-                    "decisions": shadow.decisions,
-                    "disagreements": shadow.disagreements,
-                },
-            }
-        )
+        return web.json_response(state(self._router))
 
     async def page(self, request: web.Request) -> web.Response:
         policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "

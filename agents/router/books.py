@@ -9,7 +9,7 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from conserve_gym.agents.router import identity, lengths
@@ -49,6 +49,7 @@ class Turn:
         transfers: KV caches moved for it.
         begun: Whether its first token was seen.
         finished: Whether its last one was.
+        shown: What people see of the decision, if it is the turn that was placed.
     """
 
     conversation: Conversation
@@ -63,6 +64,7 @@ class Turn:
     transfers: int = 0
     begun: bool = False
     finished: bool = False
+    shown: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_offloaded(self) -> bool:
@@ -203,11 +205,12 @@ class Books:
         finished = False
         try:
             reason = ""
+            shown: dict[str, Any] = {}
             if conversation.placement is None:
                 decision = await self.door.place(number)
                 conversation.placement, reason = decision.placement, decision.fallback
                 self._note(conversation)
-                self._show(conversation, input_tokens, reason)
+                shown = self._show(conversation, input_tokens, reason)
             turn = Turn(
                 conversation,
                 conversation.placement,
@@ -218,6 +221,7 @@ class Books:
                 characters,
                 arrived.time,
                 reason,
+                shown=shown,
             )
             try:
                 yield turn
@@ -323,19 +327,21 @@ class Books:
             slot = adapter.kept(conversation.number)
         return {**conversation.record(), "slot": slot}
 
-    def _show(self, conversation: Conversation, tokens: int, reason: str) -> None:
+    def _show(self, conversation: Conversation, tokens: int, reason: str) -> dict[str, Any]:
+        """Put a decision first among the latest; returns what of it may still be put right."""
         placement = conversation.placement
         assert placement is not None
-        self.latest.appendleft(
-            {
-                "time": self._runtime.now(),
-                "conversation": conversation.number,
-                "prompt_tokens": tokens,
-                "prefiller": self._names[placement.prefill_at],
-                "decoder": self._names[placement.decode_at],
-                "reason": reason,
-            }
-        )
+        shown = {
+            "time": self._runtime.now(),
+            "conversation": conversation.number,
+            "prompt_tokens": tokens,
+            "prefiller": self._names[placement.prefill_at],
+            "decoder": self._names[placement.decode_at],
+            "by": "rule" if reason else self._runtime.scheduler.name,
+            "reason": reason,
+        }
+        self.latest.appendleft(shown)
+        return shown
 
 
 def _names(headers: Mapping[str, str], body: Mapping[str, Any]) -> tuple[str | None, list[str]]:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from conserve_gym.agents.router.adapters.base import Adapter
 from conserve_gym.agents.router.errors import EngineError, RefusedError
+from conserve_gym.agents.router.incidents import Incidents
 from conserve_gym.agents.router.spec import Health
 from conserve_gym.agents.runtime.runtime import Runtime
 
@@ -82,13 +83,17 @@ class Watch:
     Args:
         engines: Whom.
         runtime: Is told who is up.
+        incidents: Are told of engines that go and come.
         health: How often, and when an engine is down.
     """
 
-    def __init__(self, engines: list[Engine], runtime: Runtime, health: Health) -> None:
+    def __init__(
+        self, engines: list[Engine], runtime: Runtime, incidents: Incidents, health: Health
+    ) -> None:
         """Start knowing nothing."""
         self._engines = engines
         self._runtime = runtime
+        self._incidents = incidents
         self._health = health
 
     async def first(self) -> None:
@@ -110,7 +115,7 @@ class Watch:
                 if not engine.up and asyncio.get_running_loop().time() >= engine.not_before:
                     engine.up = True
                     self._runtime.set_up(engine.index, True)
-                    _log.warning("engine %s is back", engine.name)
+                    self._say(f"engine {engine.name} is back")
             else:
                 engine.failures += 1
                 if engine.failures >= self._health.failures:
@@ -149,4 +154,8 @@ class Watch:
         engine.adapter.restarted()
         self._runtime.set_up(engine.index, False)
         engine.release()
-        _log.warning("engine %s is down: %s", engine.name, problem)
+        self._say(f"engine {engine.name} is down: {problem}")
+
+    def _say(self, says: str) -> None:
+        _log.warning("%s", says)
+        self._incidents.add(says)

@@ -16,7 +16,9 @@ from conserve_gym.agents.router.adapters.openai import OpenAiAdapter
 from conserve_gym.agents.router.adapters.vllm_nixl import VllmNixlAdapter
 from conserve_gym.agents.router.books import Books
 from conserve_gym.agents.router.engines import Engine, Watch
+from conserve_gym.agents.router.incidents import Incidents
 from conserve_gym.agents.router.metrics import Metrics
+from conserve_gym.agents.router.policies import exported, rule, unfit
 from conserve_gym.agents.router.spec import EngineSpec, RouterSpec
 from conserve_gym.agents.router.turns import Turns
 from conserve_gym.agents.runtime import log
@@ -47,12 +49,14 @@ class Router:
         spec: What runs.
         metrics: What Prometheus is told.
         runtime: Decides and keeps the ledger.
+        incidents: What went wrong lately.
         engines: In the fleet's order.
         books: Keep the conversations.
         turns: Serves turns.
 
     Raises:
         RouterError: A policy needs what a router cannot give.
+        ConfigurationError: There is no such policy.
     """
 
     def __init__(self, spec: RouterSpec) -> None:
@@ -60,11 +64,13 @@ class Router:
         self.spec = spec
         self.metrics = Metrics()
         self._kept = list(log.latest(spec.log)) if spec.log is not None else []
+        self._files: dict[str, Path] = {}  # of exported policies, which may change
+        if spec.shadow is not None:
+            self._files["candidate"] = exported("shadow", spec.shadow)
         scheduler = self._scheduler()
         deployment = scheduler.deployment
-        needs_more = deployment.decides_every_turn or deployment.engine_exports
-        if needs_more or deployment.sees_future:
-            raise RouterError(f"policy={spec.policy}: a router cannot run {deployment.to_json()}")
+        if problem := unfit(deployment):
+            raise RouterError(f"policy={spec.policy}: {problem}")
         self._log = (
             DecisionLog(spec.log, segment_bytes=spec.log_segment_bytes, keep=spec.log_segments)
             if spec.log is not None
@@ -77,6 +83,7 @@ class Router:
             if fleet == artifact.fleet and not spec.knows_costs:
                 fleet = artifact.fleet  # the engines that it was trained for, and what they cost
         self.runtime = Runtime(scheduler, fleet, log=self._log)
+        self.incidents = Incidents(self.runtime.now)
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self.engines: list[Engine] = []
@@ -95,7 +102,7 @@ class Router:
             Engine(i, one.name, self._adapter(one, session))
             for i, one in enumerate(self.spec.engines)
         ]
-        self._watch = Watch(self.engines, self.runtime, self.spec.health)
+        self._watch = Watch(self.engines, self.runtime, self.incidents, self.spec.health)
         self.books = Books(
             self.runtime,
             [engine.name for engine in self.engines],
@@ -105,18 +112,23 @@ class Router:
             [engine.adapter for engine in self.engines],
         )
         self.turns = Turns(
-            self.runtime, self.books, self.engines, self._watch, self.metrics, self.spec.limits
+            self.runtime,
+            self.books,
+            self.engines,
+            self._watch,
+            self.metrics,
+            self.incidents,
+            self.spec.limits,
         )
         await self._watch.first()
         self._restore()
         for engine in self.engines:
             self._tasks.append(asyncio.create_task(self._watch.run(engine)))
         self._tasks.append(asyncio.create_task(self._sweep()))
-        if self.spec.shadow is not None:
-            await self._read(self.spec.shadow, "candidate")
-        for path, kind in ((self.spec.policy, "acting"), (self.spec.shadow, "candidate")):
-            if path is not None:
-                self._tasks.append(asyncio.create_task(self._follow(path, kind)))
+        if "candidate" in self._files:
+            await self._read(self._files["candidate"], "candidate")
+        for kind, path in self._files.items():
+            self._tasks.append(asyncio.create_task(self._follow(path, kind)))
         return self
 
     async def __aexit__(
@@ -157,9 +169,13 @@ class Router:
         deployment = DEFAULT_DEPLOYMENT
         if self._kept:
             deployment = Deployment.from_json(self._kept[0]["deployment"])
-        if self.spec.policy is None:
+        asked = self.spec.policy
+        if asked is None:
             return Scheduler(None, "no policy was given", deployment=deployment)
-        scheduler = Scheduler.load(self.spec.policy, strict=False)
+        if (known := rule("policy", asked, self.spec.fleet(all_mixed=True))) is not None:
+            return known
+        self._files["acting"] = exported("policy", asked)
+        scheduler = Scheduler.load(self._files["acting"], strict=False)
         if scheduler.artifact is None:
             return Scheduler(None, scheduler.reason, deployment=deployment)
         if self.spec.preference is not None:
@@ -203,7 +219,9 @@ class Router:
             await asyncio.to_thread(load, path)
         except ArtifactError as error:
             self.metrics.reloads.labels(kind, "refused").inc()
-            _log.error("the %s policy stays as it was: %s", kind, error)
+            says = f"the {kind} policy stays as it was: {error}"
+            _log.error("%s", says)
+            self.incidents.add(says)
         else:
             self.metrics.reloads.labels(kind, "loaded").inc()
             _log.warning("the %s policy was read: %s", kind, path)

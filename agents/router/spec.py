@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -96,9 +96,10 @@ class RouterSpec:
     Attributes:
         engines: What it may speak to; nothing else.
         move: What moving KV between two engines costs.
-        policy: Exported policy; none leaves decisions to the rule.
+        policy: Exported policy by name or path, or a rule as evaluations name it; none leaves
+            decisions to the rule that stands behind every policy.
         preference: How much energy counts, from 0 to 1, in a policy that has the knob.
-        shadow: A candidate beside it.
+        shadow: A candidate beside it: an exported policy by name or path.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         api_key: What clients have to show.
@@ -117,9 +118,9 @@ class RouterSpec:
 
     engines: tuple[EngineSpec, ...]
     move: MoveCosts = MoveCosts()
-    policy: Path | None = None
+    policy: str | dict[str, dict[str, Any]] | None = None
     preference: float | None = None
-    shadow: Path | None = None
+    shadow: str | None = None
     host: str = "127.0.0.1"
     port: Port = 8000
     api_key: str | None = None

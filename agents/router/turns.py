@@ -13,6 +13,7 @@ from conserve_gym.agents.router.client import Client
 from conserve_gym.agents.router.conversations import Conversation
 from conserve_gym.agents.router.engines import Engine, Guard, Watch
 from conserve_gym.agents.router.errors import ApiError, EngineError
+from conserve_gym.agents.router.incidents import Incidents
 from conserve_gym.agents.router.metrics import Metrics
 from conserve_gym.agents.router.spec import Limits
 from conserve_gym.agents.runtime.runtime import Runtime
@@ -33,6 +34,7 @@ class Turns:
         engines: In the fleet's order.
         watch: Is told of engines that fail.
         metrics: Are told of everything.
+        incidents: Are told of turns that engines failed.
         limits: How long to wait for what.
     """
 
@@ -43,6 +45,7 @@ class Turns:
         engines: Sequence[Engine],
         watch: Watch,
         metrics: Metrics,
+        incidents: Incidents,
         limits: Limits,
     ) -> None:
         """Start without turns."""
@@ -51,6 +54,7 @@ class Turns:
         self._engines = engines
         self._watch = watch
         self._metrics = metrics
+        self._incidents = incidents
         self._limits = limits
 
     async def serve(
@@ -111,6 +115,7 @@ class Turns:
                         ticket = None
                     return await self._answered(turn, decoder, guard, request, ticket, client)
             except EngineError as error:
+                self._incidents.add(f"{decoder.name} failed a turn: {error}")
                 await self._watch.suspect(decoder, error)
                 raise
         finally:
@@ -143,7 +148,7 @@ class Turns:
         except EngineError as error:
             await self._watch.suspect(at_fault, error)
             self._metrics.fallbacks.labels("prefill").inc()
-            turn.reason = f"prefill failed: {error}"
+            self._differs(turn, f"prefill failed: {error}", at_fault)
             return None
         finally:
             if history is not None:
@@ -168,9 +173,14 @@ class Turns:
                 self._moved(turn, *ends, handover, self._runtime.now() - began)
         except EngineError as error:
             self._metrics.fallbacks.labels("transfer").inc()
-            turn.reason = f"transfer failed: {error}"
+            self._differs(turn, f"transfer failed: {error}", decoder)
             return False
         return True
+
+    def _differs(self, turn: Turn, reason: str, at_fault: Engine) -> None:
+        """Note why a turn does not go as it was decided."""
+        turn.reason = turn.shown["reason"] = reason
+        self._incidents.add(f"{at_fault.name}: {reason}")
 
     def _moved(
         self, turn: Turn, source: int, target: int, handover: Handover, seconds: float

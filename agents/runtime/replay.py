@@ -32,6 +32,18 @@ def by_checksum(schedulers: Iterable[Scheduler]) -> dict[str, Scheduler]:
     return {rule.checksum: rule, **{one.checksum: one for one in schedulers}}
 
 
+def fleet_of(path: Path) -> Fleet:
+    """Return the engines that a log is about.
+
+    Raises:
+        LogError: The log is not ours.
+    """
+    head = next(read(_paths(path)[0]), None)
+    if head is None:
+        raise LogError(f"{path}: no decision log")
+    return Fleet.from_json(**head["fleet"])
+
+
 def replay(path: Path, policies: Mapping[str, Scheduler]) -> Iterator[Replayed]:
     """Decide again on a log.
 
@@ -42,11 +54,15 @@ def replay(path: Path, policies: Mapping[str, Scheduler]) -> Iterator[Replayed]:
     Raises:
         LogError: The log is not ours, or a policy that decided there is not given.
     """
+    for segment in _paths(path):
+        yield from _replay(segment, read(segment), policies)
+
+
+def _paths(path: Path) -> list[Path]:
     paths = segments(path) if path.is_dir() else [path]
     if not paths:
         raise LogError(f"{path}: no decision log")
-    for segment in paths:
-        yield from _replay(segment, read(segment), policies)
+    return paths
 
 
 def _replay(
@@ -59,6 +75,8 @@ def _replay(
     observer = Observer(Ledger(), fleet, Deployment.from_json(head["deployment"]))
     observer.restore(head["state"])
     up = list(head["up"])
+    for scheduler in policies.values():
+        scheduler.reset(0)
     for record in records:
         if "event" in record:
             observer.read((event_of(record),))

@@ -212,6 +212,7 @@ class Runtime:
                 "router": list(router),
             }
             self._begun = True
+            self.scheduler.reset(0)  # what a rule remembers is not in the log, and it replays alone
             self._put(Head(head))
 
     @property

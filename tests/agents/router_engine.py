@@ -18,6 +18,7 @@ class FakeEngine:
         asked: Bodies of all requests.
         asked_headers: Their headers.
         fails: Status of every answer, if not 200.
+        says: What it then says.
         breaks_after: Events after which it breaks off.
         may_answer: What answers wait for.
     """
@@ -27,6 +28,7 @@ class FakeEngine:
         self.asked: list[dict[str, Any]] = []
         self.asked_headers: list[dict[str, str]] = []
         self.fails = 200
+        self.says = "no"
         self.breaks_after: int | None = None
         self.url = ""
         self.may_answer = asyncio.Event()
@@ -38,7 +40,7 @@ class FakeEngine:
         self.asked_headers.append({key.lower(): value for key, value in request.headers.items()})
         await self.may_answer.wait()
         if self.fails != 200:
-            raise _status(self.fails)
+            raise _status(self.fails, self.says)
         prompt = sum(len(message["content"]) for message in body["messages"])
         usage = {"prompt_tokens": prompt, "completion_tokens": body["max_tokens"]}
         params = body.get("kv_transfer_params") or {}
@@ -80,11 +82,12 @@ class FakeEngine:
         return web.json_response({"object": "list", "data": [{"id": self.name}]})
 
 
-def _status(status: int) -> web.HTTPException:
+def _status(status: int, says: str) -> web.HTTPException:
     class Failure(web.HTTPException):
         status_code = status
 
-    return Failure(text='{"error": {"message": "no"}}', content_type="application/json")
+    error = {"error": {"message": says}}
+    return Failure(text=json.dumps(error), content_type="application/json")
 
 
 @asynccontextmanager
@@ -94,7 +97,7 @@ async def running(engine: FakeEngine) -> AsyncIterator[FakeEngine]:
     app.router.add_post("/v1/chat/completions", engine.complete)
     app.router.add_get("/v1/models", engine.well)
     app.router.add_get("/health", engine.well)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     engine.url = "http://{}:{}".format(*runner.addresses[0][:2])

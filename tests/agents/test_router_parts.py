@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,16 @@ from conserve_gym.agents.router.adapters.slots import Slots
 from conserve_gym.agents.router.client import Gathered
 from conserve_gym.agents.router.errors import ApiError, RefusedError
 from conserve_gym.agents.router.lengths import Lengths
+from conserve_gym.agents.router.policies import scheduler
 from conserve_gym.agents.router.router import Router, RouterError
 from conserve_gym.agents.router.spec import EngineSpec, Health, Limits, RouterSpec
-from conserve_gym.agents.runtime.replay import Replayed, by_checksum, replay
+from conserve_gym.agents.runtime.replay import Replayed, by_checksum, fleet_of, replay
 from conserve_gym.agents.runtime.scheduler import Scheduler
 from conserve_gym.costs import UNKNOWN
 from conserve_gym.deployment import Deployment
+from conserve_gym.envs.configuration import ConfigurationError
 from conserve_gym.fleet import Fleet, Role
+from conserve_gym.ledger import TurnArrived
 from conserve_gym.placement import HOLD
 
 # --- slots ---
@@ -179,6 +183,7 @@ def with_engines(
     disaggregate_from: float = 100.0,
     holding: bool = False,
     door_s: float = 60.0,
+    pause_s: float = 10.0,
 ) -> None:
     """Play with a router before three engines of vLLM's protocol."""
     policy = tiny_policy.write(tmp_path / "policy", FLEET, disaggregate_from)
@@ -196,11 +201,11 @@ def with_engines(
                     EngineSpec(one.name, one.url, role, "vllm_nixl", 10_000)
                     for one, role in zip(engines, FLEET.roles, strict=True)
                 ),
-                policy=policy,
+                policy=str(policy),
                 log=tmp_path / "log",
                 tokens_per_character=1.0,
                 limits=Limits(first_token_s=2.0, next_token_s=1.0, door_s=door_s),
-                health=Health(period_s=0.1, timeout_s=1.0),
+                health=Health(period_s=0.1, timeout_s=1.0, pause_s=pause_s),
             )
             router = await stack.enter_async_context(Router(spec))
             await play(router, engines)
@@ -287,6 +292,30 @@ def test_decoders_that_break_off_before_everything_is_there(tmp_path: Path) -> N
         assert receipt["x-conserve-turn"] == "0"
 
     with_engines(tmp_path, play)
+
+
+def test_an_engine_that_says_it_is_well_and_answers_nothing_is_tried_again(tmp_path: Path) -> None:
+    """After every pause, however often, until it answers."""
+
+    async def play(router: Router, engines: list[FakeEngine]) -> None:
+        _, one, _ = engines
+        one.may_answer.clear()
+
+        async def decoder(session: str) -> str:
+            _, receipt = await ask(router, session, "x" * 40)
+            return str(receipt["x-conserve-decoder"])
+
+        sessions = map(str, itertools.count())
+        while len(one.asked) < 3:  # each time it is silent, and another answers
+            assert await decoder(next(sessions)) == "two"
+            await asyncio.sleep(0.1)
+        one.may_answer.set()
+        async with asyncio.timeout(30):
+            while await decoder(next(sessions)) != "one":
+                await asyncio.sleep(0.1)
+        assert router.engines[1].up
+
+    with_engines(tmp_path, play, disaggregate_from=float("inf"), pause_s=0.3)
 
 
 def test_turns_of_a_conversation_come_one_after_the_other(tmp_path: Path) -> None:
@@ -386,7 +415,7 @@ def test_costs_are_those_given_or_those_of_the_policys_training(tmp_path: Path) 
                 | costs
                 for n, r in zip(("p", "a", "b"), FLEET.roles, strict=True)
             ],
-            "policy": policy,
+            "policy": str(policy),
         }
         return TypeAdapter(RouterSpec).validate_python(data)
 
@@ -422,15 +451,114 @@ def test_wrong_engines_are_named(engines: list[tuple[Any, ...]], says: str) -> N
         spec_of(*(EngineSpec(*engine, 1000) for engine in engines))
 
 
-@pytest.mark.parametrize("needs", ["decides_every_turn", "engine_exports"])
-def test_a_policy_that_a_router_cannot_run_is_refused(tmp_path: Path, needs: str) -> None:
-    names = zip(("p", "a", "b"), FLEET.roles, strict=True)
-    engines = [EngineSpec(name, "http://h", role, "vllm_nixl", 10_000) for name, role in names]
+def spec_with(policy: Any, roles: Sequence[Role] = FLEET.roles, **options: Any) -> RouterSpec:
+    engines = [
+        EngineSpec(f"e{i}", "http://h", role, "vllm_nixl", 10_000) for i, role in enumerate(roles)
+    ]
+    return spec_of(*engines, policy=policy, **options)
+
+
+@pytest.mark.parametrize(
+    ("needs", "says"),
+    [("decides_every_turn", "decides every turn"), ("engine_exports", "asks engines for")],
+)
+def test_a_policy_that_a_router_cannot_run_is_refused(
+    tmp_path: Path, needs: str, says: str
+) -> None:
     deployment = Deployment(**{needs: True})
     policy = tiny_policy.write(tmp_path / "policy", FLEET, 100, deployment=deployment)
-    with pytest.raises(RouterError, match="cannot run"):
-        Router(spec_of(*engines, policy=policy))
+    with pytest.raises(RouterError, match=f"policy=.*: it {says}"):
+        Router(spec_with(str(policy)))
     fleet = Fleet(FLEET.roles, (5,) * 3)
     policy = tiny_policy.write(tmp_path / "other", fleet, 100)
     with pytest.raises(RouterError, match="does not serve these engines"):
-        Router(spec_of(*engines, policy=policy))
+        Router(spec_with(str(policy)))
+
+
+# --- policies by name ---
+
+
+def test_trained_policies_and_rules_are_known_by_name(tmp_path: Path) -> None:
+    assert Router(spec_with("paper_cluster")).runtime.scheduler.checksum
+    assert (
+        Router(spec_with("conserve", shadow="paper_cluster")).runtime.scheduler.name == "conserve"
+    )
+    known = {"conserve_offload": {"tokens": 2048}}
+    assert Router(spec_with(known)).runtime.scheduler.name == "conserve_offload(tokens=2048)"
+    (tmp_path / "tuned.json").write_text(json.dumps({"policy": known}))
+    tuned = Router(spec_with(str(tmp_path / "tuned.json"))).runtime.scheduler
+    assert tuned.name == "conserve_offload(tokens=2048)"
+    assert Router(spec_with(None)).runtime.scheduler.reason == "no policy was given"
+    # Engines that the cluster sets apart do what the rule's deployment says.
+    assert Router(spec_with("colocate")).runtime.fleet.roles == (Role.MIXED,) * 3
+
+
+def test_a_policy_that_does_not_exist_is_named_with_those_that_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as told:
+        Router(spec_with("papercluster"))
+    assert str(told.value).startswith("policy=papercluster is neither a path nor one of ")
+    assert {"colocate,", "conserve,", "paper_cluster,"} <= set(str(told.value).split())
+    with pytest.raises(ConfigurationError, match="shadow=nowhere is neither"):
+        Router(spec_with("conserve", shadow="nowhere"))
+    with pytest.raises(ConfigurationError, match=r"a folder without an exported policy"):
+        Router(spec_with(str(tmp_path)))
+    with pytest.raises(
+        ConfigurationError, match=r"policy=kairos: it decides every turn.*conserve,"
+    ):
+        Router(spec_with("kairos"))
+    with pytest.raises(ConfigurationError, match=r"knows the future"):
+        Router(spec_with("conserve_oracle"))
+    with pytest.raises(ConfigurationError, match=r"conserve.tokens=1: its parameters are: none"):
+        Router(spec_with({"conserve": {"tokens": 1}}))
+    with pytest.raises(ConfigurationError, match="takes no parameters"):
+        Router(spec_with({"paper_cluster": {"tokens": 1}}))
+
+
+def test_every_rule_that_a_router_is_said_to_run_places_conversations() -> None:
+    with pytest.raises(ConfigurationError) as told:
+        Router(spec_with("ppd"))
+    names = str(told.value).partition("a router runs ")[2].split(", ")
+    assert {"colocate", "conserve", "load_switch", "round_robin"} <= set(names)
+    for name in names:
+        runtime = Router(spec_with(name)).runtime
+        runtime.record(TurnArrived, 0, 0, 20_000, 20_000)  # no engine has room for it
+        decision = runtime.decide(0)
+        assert decision is not None and not decision.fallback
+        assert decision.placement.decode_at in runtime.fleet.decoders
+
+
+def test_where_a_rule_cannot_decide_another_does() -> None:
+    """ConServe's needs an engine that prefills for another, and a door does not hold forever."""
+    runtime = Router(spec_with("conserve", (Role.DECODE, Role.DECODE))).runtime
+    runtime.record(TurnArrived, 0, 0, 20, 20)
+    decision = runtime.decide(0)
+    assert decision is not None and "none prefills for another" in decision.fallback
+    runtime = Router(spec_with({"conserve_hold": {"tokens": 30}})).runtime
+    for conversation in range(2):
+        runtime.record(TurnArrived, conversation, 0, 40, 40)
+    assert runtime.decide(0, wait=True) is not None
+    assert runtime.decide(1, wait=True) is None
+    decision = runtime.decide(1)
+    assert decision is not None and "would hold it" in decision.fallback
+
+
+def test_a_rules_decisions_replay_alike(tmp_path: Path) -> None:
+    """Also those of one that remembers, from segment to segment and after a restart."""
+    fleet = FLEET
+    for start in (0, 10):
+        router = Router(spec_with("round_robin", log=tmp_path / "log"))
+        fleet = router.runtime.fleet
+        if start:
+            router.runtime.restore(router._kept)
+        for conversation in range(start, start + 10):
+            if conversation % 5 == 0:
+                router.runtime.begin_segment()
+            router.runtime.record(TurnArrived, conversation, 0, 20, 20)
+            router.runtime.decide(conversation)
+        assert router._log is not None
+        router._log.close()
+    assert fleet_of(tmp_path / "log") == fleet
+    known = by_checksum([scheduler("policies", "round_robin", fleet)])
+    replayed = list(replay(tmp_path / "log", known))
+    assert [one.same for one in replayed] == [True] * 20
+    assert [one.online.decode_at for one in replayed[:5]] == [0, 1, 2, 0, 1]

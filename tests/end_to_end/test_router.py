@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
+import browser
 import pytest
 import tiny_policy
 
@@ -237,30 +238,16 @@ def test_models_health_and_metrics(served: Served) -> None:
     assert metrics["conserve_decision_seconds_count"] == 1
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@browser.needed
 def test_the_page_shows_engines_and_decisions(served: Served, tmp_path: Path) -> None:
     served.chat("a", [user(words(160, 300))])
-    shown = subprocess.run(
-        [
-            str(CHROMIUM),
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--virtual-time-budget=3000",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--dump-dom",
-            served.url + "/",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    ).stdout
-    assert "policy tiny" in shown
-    assert "prefill → one" in shown
-    assert shown.count('class="bar"') == 3
+    shown = browser.dom(f"{served.url}/", tmp_path)
+    assert shown.said["summary"] == "policy tiny"
+    assert [row["engine"] for row in shown.rows["engines"]] == [
+        f"{name} {role}" for name, role in zip(racks.NAMES, racks.ROLES, strict=True)
+    ]
+    (decision,) = shown.rows["latest"]
+    assert decision["route"] == "prefill at prefill → one"
 
 
 # --- who may do what ---

@@ -197,6 +197,57 @@ def test_an_engine_that_stands_still_and_comes_back(
     assert same_decisions(tmp_path) == 6
 
 
+AS_CONFIGURED = (
+    "health.period_s=1",
+    "health.timeout_s=3",
+    "health.failures=3",
+    "health.pause_s=10",
+    "limits.connect_s=3",
+)
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+@pytest.mark.parametrize(
+    ("away_s", "health"),
+    [
+        pytest.param(2.5, (), id="seconds"),  # beside a pause of one
+        pytest.param(65.0, AS_CONFIGURED, id="a minute", marks=pytest.mark.slow),
+    ],
+)
+def test_an_engine_that_is_away_for_longer_than_any_pause(
+    rack: Rack, tmp_path: Path, how: str, away_s: float, health: tuple[str, ...]
+) -> None:
+    """It serves again: conversations that begin, and those that had been there."""
+    with racks.router(rack, tmp_path, *health) as served:
+        first = served.chat("a", [user(words(400, LONG))])
+        messages = [user(words(400, LONG)), assistant(first.text), user("and")]
+        name = first.headers["x-conserve-decoder"]
+        decoder = racks.NAMES.index(name)
+        other = racks.NAMES[3 - decoder]
+        began = time.monotonic()
+        (rack.kill if how == "killed" else rack.stop)(decoder)
+        second = served.chat("a", messages)
+        assert second.headers["x-conserve-decoder"] == other
+        assert not served.up[name]
+        asked = 0
+        while time.monotonic() < began + away_s:
+            asked += 1
+            reply = served.chat(f"away{asked}", [user(words(400 + asked, 40))])
+            assert (reply.status, reply.headers["x-conserve-decoder"]) == (200, other)
+            time.sleep(away_s / 10)
+        assert asked > 1 and not served.up[name]
+        (rack.start if how == "killed" else rack.go_on)(decoder)
+        until(lambda: served.up[name], "the engine is back")
+        fresh = served.chat("fresh", [user(words(450, LONG))])
+        assert fresh.headers["x-conserve-decoder"] == name  # most of its KV is free
+        assert fresh.headers["x-conserve-kv-transfers"] == "1"
+        served.chat("a", messages, headers={"x-session-final": "true"})
+        (rack.kill if how == "killed" else rack.stop)(3 - decoder)
+        again = served.chat("b", [*messages, assistant(second.text), user("or")])
+        assert (again.status, again.headers["x-conserve-decoder"]) == (200, name)
+        settled(served)
+
+
 class Silent(BaseHTTPRequestHandler):
     """An engine that says that it is well, and answers nothing else."""
 

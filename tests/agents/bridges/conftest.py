@@ -47,7 +47,7 @@ def rack(tmp_path: Path) -> Rack:
                 port=0,
                 tokens_per_character=1.0,
                 limits=Limits(door_s=0.1),
-                **{"policy": tmp_path / "policy", **options},
+                **{"policy": str(tmp_path / "policy"), **options},
             )
             yield engines, spec
 

@@ -244,10 +244,11 @@ def test_without_engines_nothing_is_placed(rack: Any) -> None:
 
 def test_a_broken_policy_leaves_it_to_the_rule(rack: Any, tmp_path: Path) -> None:
     (tmp_path / "garbage").mkdir()
+    (tmp_path / "garbage" / "policy.json").write_text("{}")
 
     async def play() -> None:
         async with (
-            rack(policy=tmp_path / "garbage") as (_, spec),
+            rack(policy=str(tmp_path / "garbage")) as (_, spec),
             picking(spec) as (_, stub, _),
         ):
             call = Call(stub)
