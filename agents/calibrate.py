@@ -93,14 +93,13 @@ def calibrate(config: DictConfig, console: Console) -> Path:
             endpoint = validated(Endpoint, config.endpoint, "endpoint")
             plan = validated(Plan, config.plan, "plan")
             source = asyncio.run(_measured(endpoint, plan, folder, progress))
-        hardware, errors = _fitted(source, derived, progress)
+        tile_from = _count(config.plan.tile_from, "plan.tile_from")
+        hardware, errors = _fitted(source, derived, tile_from, progress)
         written = [_write_hardware(folder, name, hardware, source.comment), folder / "steps.csv"]
         source.steps.write(folder / "steps.csv", source.comment)
         if source.overhead and checked:
             try:
-                found = asyncio.run(
-                    _checked(endpoint, plan, hardware, source.overhead.ms, checked, seed, progress)
-                )
+                found = asyncio.run(_checked(endpoint, plan, hardware, checked, seed, progress))
             except ConServeGymError as error:
                 raise CalibrationError(f"{error}; {written[0]} was not checked") from None
     written += report.write(folder, errors, found)
@@ -156,20 +155,20 @@ def _comment(endpoint: Endpoint, plan: Plan, measurement: Measurement) -> list[s
         f"{plan.token_budget} tokens and {plan.max_sequences} sequences a step.",
         f"A minimal request takes {overhead.minimal_ms:.3g} ms and a decode's step "
         f"{overhead.step_ms:.3g} ms: the {overhead.ms:.3g} ms between them are client, network and "
-        "parsing, and are taken off prompts.",
+        "parsing, and are taken off prompts (overhead.request_ms).",
         *(f"Left out: {note}" for note in measurement.notes),
     ]
 
 
 def _fitted(
-    source: _Source, derived: Hardware, progress: Progress
+    source: _Source, derived: Hardware, tile_from: int, progress: Progress
 ) -> tuple[Hardware, list[PhaseErrors]]:
     task = progress.add_task("fitting", total=4)
 
     def advance() -> None:
         progress.advance(task)
 
-    laws: Laws = fit(source.steps)
+    laws: Laws = fit(source.steps, tile_from=tile_from)
     advance()
     errors = by_phase(source.steps, laws, advance)
     holdout = {phase.phase: float(phase.left_out_pct.mean()) for phase in errors}
@@ -179,7 +178,7 @@ def _fitted(
         prefill=laws.prefill,
         decode=laws.decode,
         mixed=laws.mixed,
-        overhead=NO_OVERHEAD,
+        overhead=replace(NO_OVERHEAD, request_ms=source.overhead.ms if source.overhead else 0.0),
         provenance=Provenance(
             source.says, _today(), derived=False, carried=carried, holdout_error_pct=holdout
         ),
@@ -191,7 +190,6 @@ async def _checked(
     endpoint: Endpoint,
     plan: Plan,
     hardware: Hardware,
-    overhead_ms: float,
     requests: int,
     seed: int,
     progress: Progress,
@@ -205,7 +203,6 @@ async def _checked(
             arrivals,
             hardware,
             plan,
-            overhead_ms,
             lambda: progress.advance(task),
         )
 

@@ -79,7 +79,8 @@ def evaluate(config: DictConfig) -> float:
     from conserve_gym.agents.policies import resolve
     from conserve_gym.agents.provenance import provenance, write_json
     from conserve_gym.agents.seeds import evaluation_seeds
-    from conserve_gym.envs.configuration import ConfigurationError, scenario
+    from conserve_gym.envs.configuration import ConfigurationError
+    from conserve_gym.envs.randomised import of_seeds, scenarios
     from conserve_gym.envs.serving.timeline import Timeline
     from conserve_gym.metrics import CLOCKS
 
@@ -87,27 +88,33 @@ def evaluate(config: DictConfig) -> float:
         raise ConfigurationError(f"timeline={config.timeline!r} must be true or false")
     if config.clock not in CLOCKS:
         raise ConfigurationError(f"clock={config.clock!r} is none of {', '.join(CLOCKS)}")
-    built = scenario(config)
     seeds = evaluation_seeds(config.seeds)
+    played = dict(zip(seeds, of_seeds(scenarios(config), seeds), strict=True))
+    first = played[seeds[0]]
     names = _policy_names(config.policies)
-    policies = [resolve(name, built.cluster) for name in names]
+    policies = [resolve(name, first.cluster) for name in names]
     _name_apart(policies, names)
     folder = _folder(config.output)
-    cells = [(policy, seed) for policy in policies for seed in seeds]
+    cells = [(*each, seed) for each in zip(names, policies, strict=True) for seed in seeds]
     console = Console()
     episodes, timelines = [], []
-    for policy, seed in track(cells, "playing", console=console, transient=True):
+    for name, policy, seed in track(cells, "playing", console=console, transient=True):
+        built, called = played[seed], policy.name
+        if built is not first:  # it may have another cluster
+            policy = resolve(name, built.cluster)
+            policy.name = called
         drawn = config.timeline and seed == seeds[0]
         timeline = Timeline(built.cluster.deployed(policy.deployment)) if drawn else None
         episodes.append(play(built, policy, seed, timeline))
         if timeline is not None:
             timelines += report.write_timeline(folder, episodes[-1], timeline)
     summary = report.summarise(episodes)
-    written = report.write(folder, summary, episodes, built)
+    setting = report.Setting.of(list(played.values()))
+    written = report.write(folder, summary, episodes, setting)
     settings = OmegaConf.to_container(config, resolve=True)
-    stamp = provenance(built.cluster)
+    stamp = provenance(first.cluster)
     write_json(folder / "evaluation.json", {"config": settings, **stamp})
-    console.print(report.table(summary, episodes, built, config.clock, _overrides()))
+    console.print(report.table(summary, episodes, setting, config.clock, _overrides()))
     for path in (*written, folder / "evaluation.json", *timelines):
         console.print(str(path), soft_wrap=True)
     attained = {f"{name}, %": of["slo_attainment_pct"].mean for name, of in summary.items()}
@@ -176,6 +183,17 @@ def explain(config: DictConfig) -> None:
         console.print(str(path), soft_wrap=True)
 
 
+@hydra.main(config_name="project", **CONFIG)
+@_command
+def project(config: DictConfig) -> None:
+    """Project a policy onto thresholds that routers already have."""
+    from conserve_gym.agents.explanation.project import run
+
+    console = Console()
+    for path in run(config, console):
+        console.print(str(path), soft_wrap=True)
+
+
 @hydra.main(config_name="export", **CONFIG)
 @_command
 def export(config: DictConfig) -> None:
@@ -201,6 +219,21 @@ def calibrate(config: DictConfig) -> None:
     from conserve_gym.agents.calibrate import calibrate as run
 
     run(config, Console())
+
+
+@hydra.main(config_name="twin", **CONFIG)
+@_command
+def twin(config: DictConfig) -> None:
+    """Play conversations on real engines and on the simulator that was calibrated on them."""
+    from conserve_gym.envs.configuration import ConfigurationError
+
+    try:
+        from conserve_gym.agents.twin.run import run
+    except ImportError as error:
+        raise ConfigurationError(f"{error}: pip install 'conserve-gym[twin]'") from None
+    console = Console()
+    for path in run(config, console):
+        console.print(str(path), soft_wrap=True)
 
 
 @hydra.main(config_name="validate", **CONFIG)
@@ -296,6 +329,22 @@ def serve(config: DictConfig) -> None:
         from conserve_gym.agents.router.serve import serve as run
     except ImportError as error:
         raise ConfigurationError(f"{error}: pip install 'conserve-gym[router]'") from None
+    from conserve_gym.agents.router.spec import RouterSpec
+
+    run(validated(RouterSpec, config))
+
+
+@hydra.main(config_name="pick_endpoints", **CONFIG)
+@_command
+def pick_endpoints(config: DictConfig) -> None:
+    """Tell Envoy where requests go until stopped."""
+    from conserve_gym.envs.configuration import ConfigurationError, validated
+
+    _ = config.engines  # said to be needed before anything else is looked at
+    try:
+        from conserve_gym.agents.bridges.envoy import serve as run
+    except ImportError as error:
+        raise ConfigurationError(f"{error}: pip install 'conserve-gym[bridges-envoy]'") from None
     from conserve_gym.agents.router.spec import RouterSpec
 
     run(validated(RouterSpec, config))

@@ -37,6 +37,7 @@ from conserve_gym.observation import GROUPS
 
 FloatArray = npt.NDArray[np.float64]
 PROGRESS = "progress.csv"
+ENDS = (np.min, np.max)
 _COLUMN = {column.name: i for i, column in enumerate(COLUMNS)}
 
 
@@ -49,6 +50,7 @@ class EvolutionSettings:
         episodes: Episodes that each of them plays.
         sigma: First standard deviation of every weight.
         start: First mean of the weights, by column; it is 0 where none is given.
+        without: Columns whose weights stay 0, to learn what they are worth.
         workers: Processes; None takes one a core.
 
     Raises:
@@ -59,13 +61,15 @@ class EvolutionSettings:
     episodes: PositiveInt
     sigma: Positive
     start: dict[str, float]
+    without: list[str]
     workers: PositiveInt | None
 
     def __post_init__(self) -> None:
         """Check the names."""
-        for name in self.start:
-            if name not in _COLUMN:
-                raise ValueError(f"agent.start.{name} is none of {', '.join(_COLUMN)}")
+        for key, names in (("start", self.start), ("without", self.without)):
+            for name in names:
+                if name not in _COLUMN:
+                    raise ValueError(f"{key}: {name!r} is none of {', '.join(_COLUMN)}")
 
 
 class Played(NamedTuple):
@@ -82,6 +86,42 @@ class Played(NamedTuple):
     attainment_pct: float
     decisions: int
     observed: Float32Array
+
+
+class Search:
+    """CMA-ES on the weights that do not stay 0.
+
+    Args:
+        start: First mean of all weights.
+        settings: How it searches.
+        seed: Of its samples.
+    """
+
+    def __init__(self, start: FloatArray, settings: EvolutionSettings, seed: int) -> None:
+        """Begin at the start."""
+        self._free = np.array([column.name not in settings.without for column in COLUMNS])
+        self._population_size = settings.population_size
+        self._cma = CMA(
+            start[self._free], settings.sigma, seed=seed, population_size=self._population_size
+        )
+
+    @property
+    def mean(self) -> FloatArray:
+        """All weights, where the search stands."""
+        return self._all(self._cma.mean)
+
+    def ask(self) -> list[FloatArray]:
+        """Return the samples of a generation, all weights of each."""
+        return [self._all(self._cma.ask()) for _ in range(self._population_size)]
+
+    def tell(self, told: FloatArray) -> None:
+        """Take in what each was worth: a value to be minimised, and its weights."""
+        self._cma.tell([(row[1:][self._free], row[0]) for row in told])
+
+    def _all(self, free: FloatArray) -> FloatArray:
+        weights = np.zeros(len(COLUMNS))
+        weights[self._free] = free
+        return weights
 
 
 def evolve(
@@ -111,10 +151,10 @@ def evolve(
         print(f"resuming {folder} at {model.num_timesteps:,} of {spec.total_timesteps:,} steps")
     else:
         model = LinearModel.untrained(start.astype(np.float32), settings.population_size)
-    search = CMA(start, settings.sigma, seed=spec.seed, population_size=settings.population_size)
+    search = Search(start, settings, spec.seed)
     for told in model.told:  # the same questions have the same answers
-        _ask(search)
-        _tell(search, told)
+        search.ask()
+        search.tell(told)
     text = OmegaConf.to_yaml(config)
     progress = Progress(
         TextColumn("{task.description}"),
@@ -140,7 +180,7 @@ def evolve(
             first = training_seed(spec.seed, len(model.told))
             episodes = range(first, first + settings.episodes)
             # The mean is played beside them, to be looked at: the search is not told.
-            asked = [search.mean, *_ask(search)]
+            asked = [search.mean, *search.ask()]
             jobs = [(text, weights, episode) for weights in asked for episode in episodes]
             played = list(pool.map(_play, *zip(*jobs, strict=True)))
             model, row = _after(model, search, asked, played)
@@ -178,16 +218,8 @@ def _weights_of(run: Path) -> FloatArray:
     return np.asarray(weights, dtype=np.float64)
 
 
-def _ask(search: CMA) -> list[FloatArray]:
-    return [search.ask() for _ in range(search.population_size)]
-
-
-def _tell(search: CMA, told: FloatArray) -> None:
-    search.tell([(row[1:], row[0]) for row in told])
-
-
 def _after(
-    model: LinearModel, search: CMA, asked: list[FloatArray], played: list[Played]
+    model: LinearModel, search: Search, asked: list[FloatArray], played: list[Played]
 ) -> tuple[LinearModel, dict[str, float]]:
     """Tell the search what a generation is worth.
 
@@ -202,7 +234,7 @@ def _after(
     """
     worths = np.array([each.worth for each in played]).reshape(len(asked), -1).mean(axis=1)
     told = np.column_stack((-worths[1:], np.stack(asked[1:])))
-    _tell(search, told)
+    search.tell(told)
     observed = model.observed
     for each in played:
         observed = widened(observed, each.observed)
@@ -226,19 +258,16 @@ def _play(text: str, weights: FloatArray, seed: int) -> Played:
     env = _environment(text)
     weights = weights.astype(np.float32)
     observation, info = env.reset(seed=seed)
-    engines = len(env.fleet.roles)
-    observed = _ends(observation, engines)
-    total, decisions, done = 0.0, 0, False
+    total, seen, done = 0.0, [observation], False
     while not done:
         scores = env.placements()[:, -len(COLUMNS) :] @ weights
         action = np.where(env.action_masks(), scores, -np.inf).argmax()
         observation, reward, done, _, info = env.step(action)
         total += reward
-        decisions += 1
-        if not done:
-            observed = widened(observed, _ends(observation, engines))
+        seen.append(observation)
     worth = total / len(env.cluster.conversations)
-    return Played(worth, info["metrics"]["slo_attainment_pct"], decisions, observed)
+    observed = _ends(seen[:-1], len(env.fleet.roles))
+    return Played(worth, info["metrics"]["slo_attainment_pct"], len(seen) - 1, observed)
 
 
 @cache
@@ -248,13 +277,12 @@ def _environment(text: str) -> PlacementEnv:
     return ENVIRONMENTS[config.environment](scenarios(config))
 
 
-def _ends(observation: dict[str, Float32Array], engines: int) -> Float32Array:
+def _ends(seen: list[dict[str, Float32Array]], engines: int) -> Float32Array:
     """Return the smallest and the largest value of each field, engines as one, (2, fields)."""
-    *others, rows = (observation[group] for group in GROUPS)
-    rows = rows[:engines]  # where clusters are drawn, rows of zeros follow
-    return np.stack(
-        [np.concatenate([*others, ends]) for ends in (rows.min(axis=0), rows.max(axis=0))]
-    )
+    *others, rows = (np.stack([one[group] for one in seen]) for group in GROUPS)
+    rows = rows[:, :engines]  # where clusters are drawn, rows of zeros follow
+    groups = (*others, rows.reshape(-1, rows.shape[-1]))
+    return np.stack([np.concatenate([end(group, axis=0) for group in groups]) for end in ENDS])
 
 
 def _write(path: Path, row: dict[str, float]) -> None:

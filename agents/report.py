@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -49,8 +50,34 @@ _ON_ONE_CLOCK = (
     ("kv_moves_per_conversation", "KV moves/conv.", "{:.2f}"),
     ("kv_moved_gb", "KV moved, GB", "{:.0f}"),
     ("imbalance", "imbalance", "{:.2f}"),
+    ("decode_entropy", "entropy of decoding", "{:.2f}"),
     ("fallback_pct", "left to the rule, %", "{:.1f}"),  # exported policies only
 )
+
+
+class Setting(NamedTuple):
+    """What episodes were played on, in words.
+
+    Attributes:
+        traffic: Workload and arrivals.
+        cluster: The engines.
+        caveats: What of the hardware was not measured.
+    """
+
+    traffic: str
+    cluster: str
+    caveats: tuple[str, ...]
+
+    @classmethod
+    def of(cls, played: Sequence[Scenario]) -> Setting:
+        """Describe the scenarios of all seeds."""
+        traffic = {f"{one.workload.name}; {one.arrivals.name}" for one in played}
+        clusters = {f"cluster {one.cluster.name}" for one in played}
+        return cls(
+            traffic.pop() if len(traffic) == 1 else f"{len(traffic)} kinds of traffic drawn",
+            clusters.pop() if len(clusters) == 1 else f"{len(clusters)} clusters drawn",
+            tuple(dict.fromkeys(caveat for one in played for caveat in one.cluster.caveats)),
+        )
 
 
 def summarise(episodes: Iterable[Episode]) -> Summary:
@@ -91,13 +118,13 @@ def paired(episodes: Iterable[Episode]) -> Summary:
 def table(
     summary: Summary,
     episodes: Sequence[Episode],
-    scenario: Scenario,
+    setting: Setting,
     clock: Clock,
     overrides: Sequence[str] = (),
 ) -> Table:
     """Return the table for the screen, with everything that is needed to read it."""
     seeds = sorted({episode.seed for episode in episodes})
-    caveats = _caveats(scenario)
+    caveats = "; ".join(setting.caveats)
     future = {episode.policy for episode in episodes if episode.sees_future}
     clock_says = (
         "user's clock: from arrival, every queue counted"
@@ -105,8 +132,7 @@ def table(
         else "artifact's clock: from admission, turn 1's prefiller queue left out"
     )
     shown = Table(
-        title=f"{scenario.workload.name}; {scenario.arrivals.name}\n"
-        f"cluster {scenario.cluster.name}; {clock_says}",
+        title=f"{setting.traffic}\n{setting.cluster}; {clock_says}",
         caption=(f"Set: {' '.join(overrides)}. " if overrides else "")
         + (
             f"Mean over {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}) ± half of the 95 % "
@@ -149,12 +175,12 @@ def _cell(value: Estimate | None, form: str) -> str:
 
 
 def write(
-    folder: Path, summary: Summary, episodes: Sequence[Episode], scenario: Scenario
+    folder: Path, summary: Summary, episodes: Sequence[Episode], setting: Setting
 ) -> list[Path]:
     """Write results.csv, summary.csv and evaluation.png; each appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     future = {episode.policy: episode.sees_future for episode in episodes}
-    caveats = _caveats(scenario)
+    caveats = "; ".join(setting.caveats)
     results = (
         (episode.policy, episode.sees_future, episode.seed, metric, value, caveats)
         for episode in episodes
@@ -182,7 +208,7 @@ def write(
     with whole(paths[1]) as partial:
         _csv(partial, (*heads, *paired_heads, "caveats"), rows)
     with whole(paths[2]) as partial:
-        figure(summary, episodes, scenario).savefig(partial, dpi=150, format="png")
+        figure(summary, episodes, setting).savefig(partial, dpi=150, format="png")
     return paths
 
 
@@ -199,13 +225,13 @@ def write_timeline(folder: Path, episode: Episode, timeline: Timeline) -> list[P
     return paths
 
 
-def figure(summary: Summary, episodes: Sequence[Episode], scenario: Scenario) -> Figure:
+def figure(summary: Summary, episodes: Sequence[Episode], setting: Setting) -> Figure:
     """Draw the distribution of normalised TTFET, and latency against energy."""
     picture = Figure(figsize=(11, 4.5), layout="constrained")
     picture.suptitle(
-        f"{scenario.workload.name}; {scenario.arrivals.name}; cluster {scenario.cluster.name}; "
+        f"{setting.traffic}; {setting.cluster}; "
         f"{len({episode.seed for episode in episodes})} seeds; user's clock"
-        + "".join(f"\n{caveat}" for caveat in scenario.cluster.caveats),
+        + "".join(f"\n{caveat}" for caveat in setting.caveats),
         fontsize="medium",
     )
     left, right = picture.subplots(1, 2)
@@ -250,11 +276,6 @@ def figure(summary: Summary, episodes: Sequence[Episode], scenario: Scenario) ->
     left.grid(alpha=0.3)
     right.grid(alpha=0.3, which="both")
     return picture
-
-
-def _caveats(scenario: Scenario) -> str:
-    """Return what of the hardware was not measured; empty where all was."""
-    return "; ".join(scenario.cluster.caveats)
 
 
 def _csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

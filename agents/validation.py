@@ -13,7 +13,7 @@ from conserve_gym.agents.evaluation import play
 from conserve_gym.agents.learned import LearnedPolicy
 from conserve_gym.agents.seeds import FIRST_VALIDATION_SEED
 from conserve_gym.envs.configuration import validation_part
-from conserve_gym.envs.randomised import RandomisedScenario, scenarios
+from conserve_gym.envs.randomised import of_seeds, scenarios
 
 EPISODES = 10
 
@@ -29,11 +29,9 @@ def attained_pct(run: Path, episodes: int = EPISODES) -> float:
     """
     policy = LearnedPolicy(run)
     unseen = scenarios(validation_part(policy.config))
+    seeds = range(FIRST_VALIDATION_SEED, FIRST_VALIDATION_SEED + episodes)
     attained = []
-    for seed in range(FIRST_VALIDATION_SEED, FIRST_VALIDATION_SEED + episodes):
-        drawn = unseen
-        if isinstance(drawn, RandomisedScenario):
-            drawn = drawn.draw(np.random.default_rng(seed))
-            policy.move_to(drawn.cluster.fleet(policy.deployment))
-        attained.append(play(drawn, policy, seed).metrics["slo_attainment_pct"])
+    for seed, scenario in zip(seeds, of_seeds(unseen, seeds), strict=True):
+        policy.move_to(scenario.cluster.fleet(policy.deployment))
+        attained.append(play(scenario, policy, seed).metrics["slo_attainment_pct"])
     return float(np.mean(attained))

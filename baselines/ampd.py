@@ -88,13 +88,13 @@ class AmpdCost(PerTurn):
 
     @staticmethod
     def _windowed_ttft_s(observation: Observation, engine: int) -> float:
-        if not observation.engine_field("prompt_in_flight")[engine]:
+        if not observation.of_engine("prompt_in_flight", engine):
             return 0.0
-        return float(observation.engine_field("ttft_recent")[engine])
+        return observation.of_engine("ttft_recent", engine)
 
     def _decodes_bear_it(self, observation: Observation, decode_at: int) -> bool:
         costs = self._costs
-        now_s = float(observation.engine_field("tbt_recent")[decode_at])
+        now_s = observation.of_engine("tbt_recent", decode_at)
         now_s = now_s or costs.decode_step_s(observation, decode_at)
         stall_s = costs.stall_s(observation, decode_at, costs.local(observation, decode_at))
         then_s = now_s + stall_s / max(observation["output_mean"], 1.0)

@@ -40,7 +40,7 @@ class ConServeHold:
     def decide(self, observation: Observation) -> Placement:
         """Choose as ConServe, or hold."""
         placement = rules.place(observation, disaggregate=True)
-        waiting = observation.engine_field("prompt_in_flight")[placement.prefill_at]
+        waiting = observation.of_engine("prompt_in_flight", placement.prefill_at)
         return HOLD if waiting >= self._tokens else placement
 
 

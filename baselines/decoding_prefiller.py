@@ -48,7 +48,7 @@ class DecodingPrefiller:
         if decode_at in self._prefillers or not self._prefillers:
             return Placement(decode_at, decode_at)
         prefill_at = rules.least_waiting(observation, self._prefillers)
-        backlog = observation.engine_field("prompt_in_flight")[prefill_at]
+        backlog = observation.of_engine("prompt_in_flight", prefill_at)
         return Placement(decode_at if backlog > self._backlog_tokens else prefill_at, decode_at)
 
     def _decoder(self, observation: Observation) -> int:

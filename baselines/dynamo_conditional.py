@@ -62,7 +62,7 @@ class DynamoConditional(PerTurn):
     def _is_busy(self, observation: Observation, prefill_at: int) -> bool:
         if self._busy is None:
             return False
-        in_flight = observation.engine_field("prompt_in_flight")[prefill_at]
+        in_flight = observation.of_engine("prompt_in_flight", prefill_at)
         return bool(in_flight > self._busy * self._site.engines[prefill_at].token_budget)
 
 

@@ -83,8 +83,10 @@ class Kairos:
         sequences, _ = self._costs.batch(observation, decode_at)
         safe_s = self._beta * SLO * self._costs.lone_decode_step_s(decode_at, 0)
         for tokens in CHUNKS:
-            longest_s = self._costs.longest_step_s(observation, decode_at, tokens)
-            if not sequences or longest_s <= safe_s:
+            if (
+                not sequences
+                or self._costs.longest_step_s(observation, decode_at, tokens) <= safe_s
+            ):
                 return self._costs.chunks(observation, decode_at, tokens).seconds
         return math.inf
 

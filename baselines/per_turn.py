@@ -44,7 +44,7 @@ class PerTurn(ABC):
 
 def uncached_tokens(observation: Observation, engine: int) -> int:
     """Return the tokens of the prompt at the door whose KV an engine is not known to hold."""
-    return int(observation["prompt"] - observation.engine_field("holds")[engine])
+    return int(observation["prompt"] - observation.of_engine("holds", engine))
 
 
 def waiting_prompts(observation: Observation, engine: int) -> int:
@@ -52,5 +52,5 @@ def waiting_prompts(observation: Observation, engine: int) -> int:
 
     On an engine that decodes these include prompts that are prefilled elsewhere.
     """
-    in_flight = observation.engine_field("turns_in_flight")[engine]
-    return int(in_flight - observation.engine_field("decoding")[engine])
+    in_flight = observation.of_engine("turns_in_flight", engine)
+    return int(in_flight - observation.of_engine("decoding", engine))

@@ -103,10 +103,10 @@ class PredictedOutput:
         step_s = self._site.engines[decode_at].step_s
         running = [turn for turn in self._running.values() if turn.decode_at == decode_at]
         running.sort(key=lambda turn: turn.left(observation.time))
-        sequences = int(observation.engine_field("pinned")[decode_at])
+        sequences = int(observation.of_engine("pinned", decode_at))
         gone = max(len(running) - sequences, 0)  # ended before they were expected to
         capacity = observation.fleet.kv_capacity_tokens[decode_at]
-        kv_tokens = round(observation.engine_field("kv_known")[decode_at] * capacity)
+        kv_tokens = round(observation.of_engine("kv_known", decode_at) * capacity)
         sequences, kv_tokens = sequences + 1, kv_tokens + int(observation["prompt"])
         seconds = done = 0.0
         for turn in running[gone:]:

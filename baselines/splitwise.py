@@ -77,8 +77,8 @@ class Splitwise:
         """Return the engine that waits least of the first pool where it does not wait too long."""
         for pool in filter(None, pools):
             engine = rules.least_waiting(observation, pool)
-            waiting = observation.engine_field("prompt_in_flight")[engine]
-            uncached = observation["prompt"] - observation.engine_field("holds")[engine]
+            waiting = observation.of_engine("prompt_in_flight", engine)
+            uncached = observation["prompt"] - observation.of_engine("holds", engine)
             if not waiting or waiting + uncached <= self._queue_tokens:
                 return engine
         return None

@@ -61,7 +61,7 @@ class TurnCosts:
         waiting = (
             exports[engine].prompt_tokens
             if exports
-            else int(observation.engine_field("prompt_in_flight")[engine])
+            else int(observation.of_engine("prompt_in_flight", engine))
         )
         if waiting <= 0:
             return 0.0
@@ -77,10 +77,10 @@ class TurnCosts:
         if observation.exports:
             export = observation.exports[engine]
             return Batch(export.decoding, export.kv_read_tokens)
-        decoding = int(observation.engine_field("decoding")[engine])
+        decoding = int(observation.of_engine("decoding", engine))
         capacity = observation.fleet.kv_capacity_tokens[engine]
-        held = observation.engine_field("kv_known")[engine] * capacity
-        pinned = max(observation.engine_field("pinned")[engine], 1.0)
+        held = observation.of_engine("kv_known", engine) * capacity
+        pinned = max(observation.of_engine("pinned", engine), 1.0)
         return Batch(decoding, round(held * min(decoding / pinned, 1.0)))
 
     def decode_step_s(self, observation: Observation, engine: int) -> float:

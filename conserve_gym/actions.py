@@ -128,6 +128,7 @@ class JointActions:
         self._candidates = placements + (HOLD,) * may_hold
         self._table = as_table(self._candidates)
         self._estimates = Estimates(fleet)
+        self._where = self._estimates.where(self._prefill_at, self._decode_at, hold=may_hold)
         self.meanings = tuple(map(_meaning, self._candidates))
 
     def placement(self, observation: Observation, action: int) -> Placement:
@@ -136,19 +137,23 @@ class JointActions:
 
     def mask(self, observation: Observation) -> npt.NDArray[np.bool_]:
         """Return which decoders have room; where none has, every action counts."""
-        mask: npt.NDArray[np.bool_] = observation.open_to[self._decode_at]
-        if not mask.any():
-            mask[:] = True
+        mask = np.empty(len(self._candidates), dtype=np.bool_)
+        finds_room = mask[: len(self._decode_at)]
+        finds_room[:] = observation.open_to.take(self._decode_at)
+        if not finds_room.any():
+            finds_room[:] = True
         if self._may_hold:  # held while nothing is under way, it would never be asked about again
-            mask = np.append(mask, observation.engine_field("turns_in_flight").any())
+            mask[-1] = observation.engine_field("turns_in_flight").any()
         return mask
 
     def table(self, observation: Observation) -> npt.NDArray[np.float32]:
         """Return the candidates as networks see them, shape (actions, columns)."""
-        estimates = self._estimates(
-            observation, self._prefill_at, self._decode_at, hold=self._may_hold
-        )
-        return np.concatenate([self._table, estimates], axis=1)
+        where = self._where
+        if observation.home >= 0:
+            ends = self._prefill_at, self._decode_at
+            where = self._estimates.where(*ends, observation.home, hold=self._may_hold)
+        estimates = self._estimates.numbers(observation).take(where)
+        return np.concatenate((self._table, estimates), axis=1)
 
 
 KINDS = tuple(actions.kind for actions in (ConversationActions, TurnActions, JointActions))

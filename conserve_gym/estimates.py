@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conserve_gym.fleet import Fleet
-from conserve_gym.observation import FIELDS_OF, Observation
+from conserve_gym.observation import Observation
 
 IntArray = npt.NDArray[np.intp]
 
@@ -85,13 +85,25 @@ TABLE_COLUMNS = 3 + len(COLUMNS)
 LARGEST = 10.0
 """Scaled values are clipped to this on both sides."""
 
-_ENGINE = {field.name: i for i, field in enumerate(FIELDS_OF["engines"])}
-_SCALES = np.array([column.scale for column in COLUMNS])
-_DECODE, _PREFILL, _BOTH = slice(0, 6), slice(6, 9), slice(9, 12)
-_AWAY, _AWAY_PROMPTS = slice(12, 18), 18
-_LEAVES, _LEAVES_LACKING = slice(19, 21), 21
-_APART_PREFILL, _APART_PROMPTS, _APART_DECODE = slice(22, 24), 24, slice(25, 27)
-_HOLD = slice(27, 32)
+_SCALE = {column.name: column.scale for column in COLUMNS}
+
+# What is computed: of every engine a number in each of these rows, then the scalars once. What a
+# placement's columns are is found among them: tables are gathered from few numbers, not computed.
+_OF_ENGINES = (
+    "turns", "prompts", "ttft_seen", "stall", "leaves_home_lacking",  # logarithms of 1 + x
+    "tbt", "product", "wait", "wait", "wait", "ttft", "ttft", "ttft",  # and of x
+    "wait_squared", "wait_squared", "wait_squared",
+    "kv", "kv_full", "tbt_seen", "away_prompts", "apart_prefill_prompts",
+)  # fmt: skip
+_LOG1P, _LOG = slice(0, 5), slice(5, 13)
+_WAIT, _TTFT, _SQUARED, _QUEUES = slice(7, 10), slice(10, 13), slice(13, 16), slice(19, 21)
+_SCALARS = (
+    "away", "away_later", "away_kv", "away_turns", "away_new", "away_at_door",
+    "leaves_home", "leaves_home_kv", "apart_prefill", "apart_prefill_kv",
+    "apart_decode", "apart_decode_kv",
+    "hold", "hold_kv", "hold_turns", "hold_waited", "hold_at_door",
+)  # fmt: skip
+_COLOCATED, _AWAY, _AWAY_TO_HOME = range(3)  # which of the three times to the first token
 
 
 class Estimates:
@@ -103,13 +115,49 @@ class Estimates:
 
     def __init__(self, fleet: Fleet) -> None:
         """Lay the costs out by engine."""
-        costs = np.array(fleet.costs, dtype=np.float64).T
+        costs = np.array(fleet.costs, dtype=np.float64).T.copy()
         self._token, self._attention, self._least, self._step, self._sequence, self._kv = costs
+        self._half_attention = self._attention / 2
         self._capacity = np.array(fleet.kv_capacity_tokens, dtype=np.float64)
-        # Where every engine is set apart, none is.
-        self._apart = np.array(fleet.apart, dtype=np.float64) * (not all(fleet.apart))
         self._move_s, self._move_token_s = fleet.move
         self._engines = np.arange(len(fleet.roles))
+        scales = [_SCALE[name] for name in _OF_ENGINES for _ in fleet.roles]
+        self._scales = np.array(scales + [_SCALE[name] for name in _SCALARS] + [1.0])
+        # Where every engine is set apart, none is.
+        self._lay_out(np.array(fleet.apart) & (not all(fleet.apart)))
+
+    def _lay_out(self, apart: npt.NDArray[np.bool_]) -> None:
+        """Find which number each column is: by decode engine, by prefill engine, or zero."""
+        engines, zero = self._engines, len(self._scales) - 1
+        n = len(engines)
+        first = n * len(_OF_ENGINES)
+        number = {name: first + i + 0 * engines for i, name in enumerate(_SCALARS)}
+        number |= {name: n * _OF_ENGINES.index(name) + engines for name in _OF_ENGINES}
+        column = {each.name: i for i, each in enumerate(COLUMNS)}
+        # Offsets from the zero, which add up: a column depends on one end of a placement alone.
+        self._by_decode = np.zeros((2, n, len(COLUMNS)), dtype=np.intp)  # at home, or not
+        self._by_prefill = np.zeros((3, n, len(COLUMNS)), dtype=np.intp)
+        for name, i in column.items():
+            if name in ("tbt", "kv", "kv_full", "turns", "prompts", "tbt_seen"):
+                self._by_decode[:, :, i] = number[name] - zero
+            elif name in ("stall", "ttft_seen", "product"):
+                self._by_prefill[:, :, i] = number[name] - zero
+            elif name in ("wait", "wait_squared", "ttft"):
+                for which in (_COLOCATED, _AWAY, _AWAY_TO_HOME):
+                    self._by_prefill[which, :, i] = number[name] + which * n - zero
+            elif name.startswith("leaves_home"):
+                self._by_decode[1, :, i] = number[name] - zero
+            elif name.startswith("apart_decode"):
+                self._by_decode[:, apart, i] = number[name][apart] - zero
+            elif name.startswith("apart_prefill"):
+                self._by_prefill[_AWAY:, apart, i] = number[name][apart] - zero
+            elif name.startswith("away"):
+                self._by_prefill[_AWAY:, :, i] = number[name] - zero
+        self._held = np.full((1, len(COLUMNS)), zero)
+        for name in _SCALARS:
+            if name.startswith("hold"):
+                self._held[0, column[name]] = number[name][0]
+        self._zero = zero
 
     def __call__(
         self,
@@ -127,72 +175,108 @@ class Estimates:
             decode_at: Decode engine of each.
             hold: Whether a row for ``HOLD`` follows.
         """
-        engines = observation.engines.T
-        prompt, new, home = observation["prompt"], observation["new"], observation.home
-        decoding = engines[_ENGINE["decoding"]]
-        turns = engines[_ENGINE["turns_in_flight"]]
-        waiting = engines[_ENGINE["prompt_in_flight"]]
-        known = engines[_ENGINE["kv_known"]]
-        lacking = np.maximum(prompt - engines[_ENGINE["holds"]], 0.0)
-        held = known * self._capacity
+        where = self.where(prefill_at, decode_at, observation.home, hold=hold)
+        return self.numbers(observation).take(where)
 
-        prefill = np.maximum(
-            new * (self._token + self._attention * (prompt - new / 2)), self._least
-        )
-        prompts = np.maximum(turns - decoding, 1.0)
-        queue = waiting * (self._token + self._attention / 2 * waiting / prompts)
-        first = queue + prefill
+    def where(
+        self, prefill_at: IntArray, decode_at: IntArray, home: int = -1, *, hold: bool = False
+    ) -> IntArray:
+        """Return which of ``numbers`` the columns of placements are, (placements, columns).
+
+        Args:
+            prefill_at: Prefill engine of each placement.
+            decode_at: Decode engine of each.
+            home: Engine that decoded the conversation's last turn; -1 before there was one.
+            hold: Whether a row for ``HOLD`` follows.
+        """
+        n = len(self._engines)
+        to_home = decode_at == home
+        leaves = ~to_home if home >= 0 else to_home  # nobody leaves a home that is none
+        which = (prefill_at != decode_at) * (_AWAY + to_home)
+        rows = self._by_decode.reshape(2 * n, -1).take(decode_at + n * leaves, axis=0)
+        rows += self._by_prefill.reshape(3 * n, -1).take(prefill_at + n * which, axis=0)
+        rows += self._zero
+        return np.concatenate((rows, self._held)) if hold else rows
+
+    def numbers(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """Return every number that placements are described by, scaled."""
+        prompt, new, home = observation["prompt"], observation["new"], observation.home
+        n = len(self._engines)
+        values = np.empty(len(self._scales))
+        rows = values[: n * len(_OF_ENGINES)].reshape(-1, n)
+        (
+            log_turns, queue, ttft_seen, stall, lacking, tbt, product, *_,
+        ) = rows[: _WAIT.start]  # fmt: skip
+        first, first_away, first_to_home = rows[_TTFT]
+        kv, kv_full, tbt_seen = rows[_SQUARED.stop : _QUEUES.start]
+        (
+            _, _, _, _, _, pinned, known, turns, decoding, waiting, _, ttft_recent, tbt_recent, _,
+            holds,
+        ) = observation.engines.T  # fmt: skip
+
+        np.maximum(prompt - holds, 0.0, out=lacking)
+        held = known * self._capacity
+        prefill = self._attention * (prompt - new / 2)
+        prefill += self._token
+        prefill *= new
+        np.maximum(prefill, self._least, out=prefill)
+        prompts = turns - decoding
+        np.maximum(prompts, 1.0, out=prompts)
+        np.multiply(self._half_attention, waiting, out=queue)
+        queue /= prompts
+        queue += self._token
+        queue *= waiting
+        np.add(queue, prefill, out=first)
         if home >= 0:
             pulled = np.maximum(lacking - new, 0.0)
             pulls = (pulled > 0.0) & (self._engines != home)
             first += pulls * (self._move_s + self._move_token_s * pulled)
-        pinned = np.maximum(engines[_ENGINE["pinned"]], 1.0)
-        batch = self._step + self._sequence * decoding
-        batch += self._kv * held * np.minimum(decoding / pinned, 1.0)
-        own = self._sequence + self._kv * prompt
-        kv = (held + prompt) / self._capacity
-        log_turns, log_queue, log_lacking, stall, ttft_seen = np.log1p(
-            (turns, queue, lacking, 10.0 * decoding * prefill, engines[_ENGINE["ttft_recent"]])
-        )
-        tbt, product = np.log(
-            ((batch + own) / (self._step + own), (waiting + new + 10.0) * (turns + 1.0))
-        )
-        mean_kv, mean_turns = known.sum() / len(known), log_turns.sum() / len(known)
+        np.add(first, self._move_s + self._move_token_s * prompt, out=first_away)
+        np.add(first, self._move_s + self._move_token_s * new, out=first_to_home)
+        share = decoding / np.maximum(pinned, 1.0)
+        np.minimum(share, 1.0, out=share)
+        share *= self._kv * held
+        batch = self._sequence * decoding
+        batch += self._step
+        batch += share
+        own = self._kv * prompt
+        own += self._sequence
+        batch += own
+        own += self._step
+        np.divide(batch, own, out=tbt)
+        np.add(waiting, new + 10.0, out=product)
+        product *= turns + 1.0
+        np.multiply(decoding, 10.0, out=stall)
+        stall *= prefill
+        log_turns[:] = turns
+        ttft_seen[:] = ttft_recent
+        tbt_seen[:] = tbt_recent
+        held += lacking
+        np.divide(held, self._capacity, out=kv)
+        np.subtract(kv, 0.8, out=kv_full)
+        np.maximum(kv_full, 0.0, out=kv_full)
+        ttft, wait = rows[_TTFT], rows[_WAIT]
+        np.divide(ttft, np.minimum.reduce(prefill), out=wait)
+        wait += 0.05
+        ttft += 0.01
+        np.log1p(rows[_LOG1P], out=rows[_LOG1P])
+        np.log(rows[_LOG], out=rows[_LOG])
+        np.multiply(wait, wait, out=rows[_SQUARED])
+        rows[_QUEUES] = queue
 
-        n = len(prefill_at)
-        rows = np.zeros((len(COLUMNS), n + hold))
-        of = rows[:, :n]
-        tbt_seen = engines[_ENGINE["tbt_recent"]]
-        at_decode = np.array(
-            (tbt, kv, np.maximum(kv - 0.8, 0.0), log_turns, log_queue, tbt_seen, log_lacking)
-        )
-        at_decode = at_decode.take(decode_at, axis=1)
-        of[_DECODE] = at_decode[:6]
-        at_prefill = np.array((stall, ttft_seen, product, first, log_queue))
-        at_prefill = at_prefill.take(prefill_at, axis=1)
-        of[_PREFILL] = at_prefill[:3]
-        away = (prefill_at != decode_at).astype(np.float64)
-        moved = prompt if home < 0 else np.where(decode_at == home, new, prompt)
-        ttft = at_prefill[3] + away * (self._move_s + self._move_token_s * moved)
-        wait, log_ttft = np.log((ttft / prefill.min() + 0.05, ttft + 0.01))
-        of[_BOTH] = wait, wait * wait, log_ttft
+        mean_kv = float(np.add.reduce(known)) / n
+        mean_turns = float(np.add.reduce(log_turns)) / n
         at_door = math.log1p(observation["at_door"])
+        waited = math.log1p(observation["waited"])
         later = float(observation.turn > 0)
-        of[_AWAY] = np.multiply.outer(
-            (1.0, later, mean_kv, mean_turns, math.log1p(new), at_door), away
-        )
-        of[_AWAY_PROMPTS] = away * at_prefill[4]
-        if home >= 0:
-            leaves = (decode_at != home).astype(np.float64)
-            of[_LEAVES] = leaves, mean_kv * leaves
-            of[_LEAVES_LACKING] = leaves * at_decode[6]
-        apart = self._apart.take(prefill_at) * away
-        of[_APART_PREFILL] = apart, mean_kv * apart
-        of[_APART_PROMPTS] = apart * at_prefill[4]
-        apart = self._apart.take(decode_at)
-        of[_APART_DECODE] = apart, mean_kv * apart
-        if hold:
-            waited = math.log1p(observation["waited"])
-            rows[_HOLD, n] = 1.0, mean_kv, mean_turns, waited, at_door
-        scaled: npt.NDArray[np.float32] = (rows.T / _SCALES).astype(np.float32)
-        return np.clip(scaled, -LARGEST, LARGEST, out=scaled)
+        values[n * len(_OF_ENGINES) :] = (
+            1.0, later, mean_kv, mean_turns, math.log1p(new), at_door,
+            1.0, mean_kv, 1.0, mean_kv,
+            1.0, mean_kv,
+            1.0, mean_kv, mean_turns, waited, at_door,
+            0.0,
+        )  # fmt: skip
+        values /= self._scales
+        scaled: npt.NDArray[np.float32] = values.astype(np.float32)
+        np.minimum(scaled, LARGEST, out=scaled)
+        return np.maximum(scaled, -LARGEST, out=scaled)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from conserve_gym.ledger import (
     ConversationEnded,
@@ -244,6 +245,8 @@ def summarise(
     metrics["kv_moved_gb"] = moved * kv_bytes_per_token * 1e-9
     decoded = [output_by_engine.get(engine, 0) for engine in decoders]
     metrics["imbalance"] = max(decoded) * len(decoded) / sum(decoded)
+    shares = np.array(decoded) / sum(decoded)
+    metrics["decode_entropy"] = normalised_entropy(shares, len(decoded))
     metrics["door_wait_s_mean"] = sum(r.placed_s - r.arrived_s for r in records) / len(records)
     metrics["span_s"] = span_s
     return metrics
@@ -260,3 +263,19 @@ def statistics(name: str, values: np.ndarray) -> dict[str, float]:
         **{f"{name}_p{p}": float(np.percentile(values, p)) for p in (50, 95, 99)},
         f"{name}_slo_violation_pct": 100.0 * float((values > SLO_FACTOR).mean()),
     }
+
+
+def normalised_entropy(shares: npt.NDArray[np.float64], able: int) -> float:
+    """Return the entropy of engines' shares over the largest that there could be.
+
+    Args:
+        shares: Share of each engine; they add up to 1.
+        able: How many engines could have one.
+
+    Returns:
+        1 where all that are able have the same, 0 where one of several has all.
+    """
+    if able < 2:
+        return 1.0
+    taken = shares[shares > 0.0]
+    return float(-(taken * np.log(taken)).sum() / math.log(able))

@@ -192,7 +192,7 @@ class Observation:
 
     def __getitem__(self, name: str) -> float:
         """Return one raw field of the cluster or of the conversation at the door."""
-        return float(self.raw[_POSITION[name]])
+        return self.raw.item(_POSITION[name])
 
     @property
     def engines(self) -> FloatArray:
@@ -201,4 +201,8 @@ class Observation:
 
     def engine_field(self, name: str) -> FloatArray:
         """Return one raw field of every engine, shape (engines,)."""
-        return self.engines[:, _ENGINE_FIELD[name]]
+        return self.raw[_ENGINES_START + _ENGINE_FIELD[name] :: len(_ENGINE_FIELD)]
+
+    def of_engine(self, name: str, engine: int) -> float:
+        """Return one raw field of one engine."""
+        return self.raw.item(_ENGINES_START + len(_ENGINE_FIELD) * engine + _ENGINE_FIELD[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -24,11 +25,23 @@ from conserve_gym.ledger import (
     TurnArrived,
     TurnFinished,
 )
-from conserve_gym.observation import RECENT_S, FloatArray, Observation
+from conserve_gym.observation import FIELDS, FIELDS_OF, RECENT_S, FloatArray, Observation
 from conserve_gym.placement import Placement
 from conserve_gym.running_statistics import DecayedMean, RunningMoments
 
 _Stage = Literal["at the door", "prompt", "handed over", "decoding", "between turns"]
+
+_N_ENGINE = len(FIELDS_OF["engines"])
+_ENGINES_START = len(FIELDS) - _N_ENGINE
+# Where in the flat observation the first engine's fields stand that events change.
+_FIELD = {field.name: i for i, field in enumerate(FIELDS_OF["engines"], start=_ENGINES_START)}
+_PINNED, _KV_KNOWN, _IN_FLIGHT, _DECODING, _PROMPTS = (
+    _FIELD[name]
+    for name in ("pinned", "kv_known", "turns_in_flight", "decoding", "prompt_in_flight")
+)
+_TTFT, _TBT, _HOLDS = (_FIELD[name] for name in ("ttft_recent", "tbt_recent", "holds"))
+# Ages grow by themselves: of them the time is kept from which they count.
+_WAITED, _SILENT = _FIELD["prompt_waited"], _FIELD["silent"]
 
 
 @dataclass
@@ -66,31 +79,12 @@ class _Conversation:
 
 
 class _Engine:
-    """What the ledger says of an engine."""
+    """What the ledger says of an engine, beside the fields of its row."""
 
     def __init__(self) -> None:
-        self.pinned = 0
-        self.decoding = 0
-        self.handed_over = 0  # prefilled elsewhere, first token not seen
         self.prompts: dict[int, tuple[float, int]] = {}  # conversation: dispatched at, new tokens
-        self.prompt_tokens = 0
         self.ttft = DecayedMean(RECENT_S)
         self.tbt = DecayedMean(RECENT_S)
-        self.last_event_s = 0.0
-
-    def state(self) -> dict[str, Any]:
-        prompts = [[key, *prompt] for key, prompt in self.prompts.items()]
-        means = {"ttft": self.ttft.state(), "tbt": self.tbt.state()}
-        return {**vars(self), "prompts": prompts, **means}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> _Engine:
-        restored = cls()
-        vars(restored).update(state)
-        restored.prompts = {key: (time, tokens) for key, time, tokens in state["prompts"]}
-        restored.ttft = DecayedMean.from_state(RECENT_S, state["ttft"])
-        restored.tbt = DecayedMean.from_state(RECENT_S, state["tbt"])
-        return restored
 
 
 class Observer:
@@ -118,18 +112,22 @@ class Observer:
         self._opens_at_once = deployment.reservation is Reservation.NONE
         self._capacity = np.array(fleet.kv_capacity_tokens, dtype=np.float64)
         self._decodes = np.array([role.decodes for role in fleet.roles])
-        self._known_beforehand = [
-            (float(role.prefills_for_others), float(role.decodes), *facts)
-            for role, *facts in zip(
-                fleet.roles,
-                fleet.kv_capacity_tokens,
-                fleet.prefill_speeds,
-                fleet.decode_speeds,
-                strict=True,
-            )
-        ]
+        # The flat observation as events change it; an array's items are set faster than NumPy's.
+        self._row = array("d", [0.0] * _ENGINES_START)
+        for role, *facts in zip(
+            fleet.roles,
+            fleet.kv_capacity_tokens,
+            fleet.prefill_speeds,
+            fleet.decode_speeds,
+            strict=True,
+        ):
+            known_beforehand = [role.prefills_for_others, role.decodes, *facts]
+            self._row.extend(known_beforehand + [0.0] * (_N_ENGINE - len(known_beforehand)))
         self._engines = [_Engine() for _ in fleet.roles]
+        for engine in range(len(fleet.roles)):
+            self._row[_WAITED + _N_ENGINE * engine] = math.inf
         self.kv_known_tokens = [0] * len(fleet.roles)
+        self._free = array("d", fleet.kv_capacity_tokens)
         self._conversations: dict[int, _Conversation] = {}
         self._at_door = 0
         self._arrivals = DecayedMean(RECENT_S)
@@ -151,9 +149,7 @@ class Observer:
     @property
     def is_idle(self) -> bool:
         """Whether no turn is under way anywhere."""
-        return not any(
-            engine.prompts or engine.handed_over or engine.decoding for engine in self._engines
-        )
+        return not any(self._row[_IN_FLIGHT::_N_ENGINE])
 
     def update(self) -> None:
         """Read the events that were appended since the last call."""
@@ -179,7 +175,7 @@ class Observer:
         """Return all that is known, as plain values for ``restore``."""
         self.update()
         return {
-            "engines": [engine.state() for engine in self._engines],
+            "engines": [self._engine_state(engine) for engine in range(len(self._engines))],
             "kv_known_tokens": list(self.kv_known_tokens),
             "conversations": [[key, one.state()] for key, one in self._conversations.items()],
             "at_door": self._at_door,
@@ -201,8 +197,9 @@ class Observer:
         """
         if len(state["engines"]) != len(self._engines):
             raise LedgerError(f"a state of {len(state['engines'])} engines, not of this fleet")
-        self._engines = [_Engine.from_state(engine) for engine in state["engines"]]
-        self.kv_known_tokens = list(state["kv_known_tokens"])
+        for engine, known in enumerate(state["engines"]):
+            self._restore_engine(engine, known)
+            self._hold_at(engine, state["kv_known_tokens"][engine])
         self._conversations = {
             key: _Conversation.from_state(one) for key, one in state["conversations"]
         }
@@ -243,10 +240,12 @@ class Observer:
         """
         self.update()
         door = self._conversations[conversation]
-        taken = self.kv_known_tokens if taken_kv_tokens is None else taken_kv_tokens
-        free = self._capacity - np.array(taken, dtype=np.float64)
+        if taken_kv_tokens is None:
+            free = np.array(self._free)
+        else:
+            free = self._capacity - np.array(taken_kv_tokens, dtype=np.float64)
         needed = door.prompt if footprint_tokens is None else footprint_tokens
-        open_to = self._decodes & (self._opens_at_once or (free >= needed))
+        open_to = self._decodes & (self._opens_at_once or free >= needed)
         return Observation(
             now, conversation, turn, self._fleet, self._raw(now, door), free, open_to, door.home
         )
@@ -255,16 +254,15 @@ class Observer:
         """Return what is known when no conversation is at the door any more."""
         self.update()
         nobody = _Conversation(arrived_s=now, prompt=0, new_tokens=0)
-        free = self._capacity - np.array(self.kv_known_tokens, dtype=np.float64)
-        return Observation(
-            now, -1, 0, self._fleet, self._raw(now, nobody), free, self._decodes.copy()
-        )
+        raw, free = self._raw(now, nobody), np.array(self._free)
+        return Observation(now, -1, 0, self._fleet, raw, free, self._decodes.copy())
 
     def _raw(self, now: float, door: _Conversation) -> FloatArray:
-        values = [
+        raw = np.array(self._row)
+        raw[:_ENGINES_START] = (
             self._arrivals.rate(now),
-            float(len(self._conversations) - self._at_door),
-            float(self._at_door),
+            len(self._conversations) - self._at_door,
+            self._at_door,
             self._turns.mean,
             self._turns.std,
             self._appended.mean,
@@ -272,36 +270,18 @@ class Observer:
             self._outputs.mean,
             self._outputs.std,
             self._kv_moves.mean,
-            float(door.prompt),
-            float(door.new_tokens),
-            float(door.turn),
+            door.prompt,
+            door.new_tokens,
+            door.turn,
             now - door.arrived_s,
-        ]
-        held = door.held
-        for i, (engine, kv_tokens, capacity, known_beforehand) in enumerate(
-            zip(
-                self._engines,
-                self.kv_known_tokens,
-                self._fleet.kv_capacity_tokens,
-                self._known_beforehand,
-                strict=True,
-            )
-        ):
-            oldest = next(iter(engine.prompts.values()))[0] if engine.prompts else now
-            values += (
-                *known_beforehand,
-                engine.pinned,
-                kv_tokens / capacity,
-                len(engine.prompts) + engine.handed_over + engine.decoding,
-                engine.decoding,
-                engine.prompt_tokens,
-                now - oldest,
-                engine.ttft.mean,
-                engine.tbt.mean,
-                now - engine.last_event_s,
-                held.get(i, 0) if held else 0,
-            )
-        return np.array(values, dtype=np.float64)
+        )
+        waited, silent = raw[_WAITED::_N_ENGINE], raw[_SILENT::_N_ENGINE]
+        np.subtract(now, waited, out=waited)
+        np.maximum(waited, 0.0, out=waited)  # minus infinity where no prompt waits
+        np.subtract(now, silent, out=silent)
+        for engine, tokens in door.held.items():
+            raw[_HOLDS + _N_ENGINE * engine] = tokens
+        return raw
 
     # --- one handler an event ---
 
@@ -335,7 +315,7 @@ class Observer:
         conversation = self._conversations[event.conversation]
         conversation.placement = Placement(event.prefill_at, event.decode_at, event.offload_above)
         self._at_door -= 1
-        self._engines[event.decode_at].pinned += 1
+        self._row[_PINNED + _N_ENGINE * event.decode_at] += 1
         self._hold(conversation, conversation.prompt)
         self._dispatch(event.time, event.conversation, conversation, placed=True)
 
@@ -344,7 +324,7 @@ class Observer:
         # Not where the event says: a turn may have been sent elsewhere than it was placed.
         self._take_prompt(event.time, event.conversation, conversation.prefilled_at)
         assert conversation.placement is not None
-        self._engines[conversation.placement.decode_at].handed_over += 1
+        self._row[_IN_FLIGHT + _N_ENGINE * conversation.placement.decode_at] += 1
         conversation.stage = "handed over"
 
     def _on_kv_moved(self, event: KvMoved) -> None:
@@ -353,26 +333,31 @@ class Observer:
     def _on_first_token(self, event: FirstToken) -> None:
         conversation = self._conversations[event.conversation]
         conversation.first_token_s = event.time
-        engine = self._engines[event.engine]
+        row, at = self._row, _N_ENGINE * event.engine
         if conversation.stage == "handed over":
-            engine.handed_over -= 1
+            row[_IN_FLIGHT + at] -= 1
         else:  # also where a prefill elsewhere has failed and the decoder did it itself
             self._take_prompt(event.time, event.conversation, conversation.prefilled_at)
         conversation.stage = "decoding"
-        engine.decoding += 1
-        engine.last_event_s = event.time
-        ttft = event.time - conversation.dispatched_s
-        self._engines[conversation.prefilled_at].ttft.add(event.time, ttft)
+        row[_IN_FLIGHT + at] += 1
+        row[_DECODING + at] += 1
+        row[_SILENT + at] = event.time
+        recent = self._engines[conversation.prefilled_at].ttft
+        recent.add(event.time, event.time - conversation.dispatched_s)
+        row[_TTFT + _N_ENGINE * conversation.prefilled_at] = recent.mean
 
     def _on_turn_finished(self, event: TurnFinished) -> None:
         conversation = self._conversations[event.conversation]
-        engine = self._engines[event.engine]
-        engine.decoding -= 1
+        row, at = self._row, _N_ENGINE * event.engine
+        row[_IN_FLIGHT + at] -= 1
+        row[_DECODING + at] -= 1
         conversation.stage = "between turns"
-        engine.last_event_s = event.time
+        row[_SILENT + at] = event.time
         if event.output_tokens > 1:
             tbt = (event.time - conversation.first_token_s) / (event.output_tokens - 1)
-            engine.tbt.add(event.time, tbt)
+            recent = self._engines[event.engine].tbt
+            recent.add(event.time, tbt)
+            row[_TBT + at] = recent.mean
         self._outputs.add(event.output_tokens)
         if self._prefix_caching:
             conversation.held[conversation.prefilled_at] = event.input_tokens
@@ -391,9 +376,10 @@ class Observer:
         elif conversation.stage == "prompt":
             self._take_prompt(event.time, event.conversation, conversation.prefilled_at)
         elif placement is not None and conversation.stage == "handed over":
-            self._engines[placement.decode_at].handed_over -= 1
+            self._row[_IN_FLIGHT + _N_ENGINE * placement.decode_at] -= 1
         elif placement is not None and conversation.stage == "decoding":
-            self._engines[placement.decode_at].decoding -= 1
+            self._row[_IN_FLIGHT + _N_ENGINE * placement.decode_at] -= 1
+            self._row[_DECODING + _N_ENGINE * placement.decode_at] -= 1
         conversation.stage = "between turns"
 
     def _on_conversation_ended(self, event: ConversationEnded) -> None:
@@ -418,23 +404,74 @@ class Observer:
             tokens = conversation.new_tokens
         else:
             tokens = conversation.prompt - conversation.held.get(at, 0)
-        self._engines[at].prompts[key] = (time, tokens)
-        self._engines[at].prompt_tokens += tokens
+        prompts = self._engines[at].prompts
+        row, start = self._row, _N_ENGINE * at
+        if not prompts:
+            row[_WAITED + start] = time
+        prompts[key] = (time, tokens)
+        row[_PROMPTS + start] += tokens
+        row[_IN_FLIGHT + start] += 1
 
     def _take_prompt(self, time: float, key: int, at: int) -> None:
-        engine = self._engines[at]
-        _, tokens = engine.prompts.pop(key)
-        engine.prompt_tokens -= tokens
-        engine.last_event_s = time
+        prompts = self._engines[at].prompts
+        _, tokens = prompts.pop(key)
+        row, start = self._row, _N_ENGINE * at
+        row[_PROMPTS + start] -= tokens
+        row[_IN_FLIGHT + start] -= 1
+        row[_WAITED + start] = _oldest(prompts)
+        row[_SILENT + start] = time
 
     def _hold(self, conversation: _Conversation, tokens: int) -> None:
         assert conversation.placement is not None
-        gained = tokens - conversation.kv_tokens
-        self.kv_known_tokens[conversation.placement.decode_at] += gained
+        engine = conversation.placement.decode_at
+        self._hold_at(engine, self.kv_known_tokens[engine] + tokens - conversation.kv_tokens)
         conversation.kv_tokens = tokens
+
+    def _hold_at(self, engine: int, tokens: int) -> None:
+        capacity = self._fleet.kv_capacity_tokens[engine]
+        self.kv_known_tokens[engine] = tokens
+        self._free[engine] = capacity - tokens
+        self._row[_KV_KNOWN + _N_ENGINE * engine] = tokens / capacity
 
     def _unpin(self, conversation: _Conversation) -> None:
         assert conversation.placement is not None
         self._hold(conversation, 0)
-        self._engines[conversation.placement.decode_at].pinned -= 1
+        self._row[_PINNED + _N_ENGINE * conversation.placement.decode_at] -= 1
         conversation.placement = None
+
+    # --- saving and restoring ---
+
+    def _engine_state(self, index: int) -> dict[str, Any]:
+        engine, row, at = self._engines[index], self._row, _N_ENGINE * index
+        decoding = int(row[_DECODING + at])
+        return {
+            "pinned": int(row[_PINNED + at]),
+            "decoding": decoding,
+            "handed_over": int(row[_IN_FLIGHT + at]) - decoding - len(engine.prompts),
+            "prompts": [[key, *prompt] for key, prompt in engine.prompts.items()],
+            "prompt_tokens": int(row[_PROMPTS + at]),
+            "ttft": engine.ttft.state(),
+            "tbt": engine.tbt.state(),
+            "last_event_s": row[_SILENT + at],
+        }
+
+    def _restore_engine(self, index: int, state: Mapping[str, Any]) -> None:
+        engine, row, at = self._engines[index], self._row, _N_ENGINE * index
+        engine.prompts = {key: (time, tokens) for key, time, tokens in state["prompts"]}
+        engine.ttft = DecayedMean.from_state(RECENT_S, state["ttft"])
+        engine.tbt = DecayedMean.from_state(RECENT_S, state["tbt"])
+        row[_PINNED + at] = state["pinned"]
+        row[_IN_FLIGHT + at] = len(engine.prompts) + state["handed_over"] + state["decoding"]
+        row[_DECODING + at] = state["decoding"]
+        row[_PROMPTS + at] = state["prompt_tokens"]
+        row[_WAITED + at] = _oldest(engine.prompts)
+        row[_TTFT + at] = engine.ttft.mean
+        row[_TBT + at] = engine.tbt.mean
+        row[_SILENT + at] = state["last_event_s"]
+
+
+def _oldest(prompts: Mapping[int, tuple[float, int]]) -> float:
+    """Return when the prompt that waits longest was dispatched; infinity if none waits."""
+    for time, _ in prompts.values():
+        return time
+    return math.inf

@@ -98,12 +98,31 @@ def nominal_scenario(config: DictConfig) -> Scenario:
     """
     return Scenario(
         cluster=validated(ClusterSpec, config.cluster, "cluster"),
-        workload=_instantiated(config.workload, "workload"),
-        arrivals=_instantiated(config.arrivals, "arrivals"),
+        workload=workload(config),
+        arrivals=arrivals(config),
         reward=validated(RewardWeights, config.reward, "reward"),
         deployment=validated(Deployment, config.deployment, "deployment"),
         offload_above=offload_above(config),
     )
+
+
+def workload(config: DictConfig) -> Workload:
+    """Build the workload of a configuration.
+
+    Raises:
+        ConfigurationError: A key or value is not right.
+        WorkloadError: It cannot be used.
+    """
+    return cast(Workload, _instantiated(config.workload, "workload"))
+
+
+def arrivals(config: DictConfig) -> Arrivals:
+    """Build the arrivals of a configuration.
+
+    Raises:
+        ConfigurationError: A key or value is not right.
+    """
+    return cast(Arrivals, _instantiated(config.arrivals, "arrivals"))
 
 
 def offload_above(config: DictConfig) -> tuple[float, ...]:

@@ -159,3 +159,10 @@ def load_scenarios(overrides: Sequence[str] = ()) -> Scenario | RandomisedScenar
         ConfigurationError: A key or value is not right.
     """
     return scenarios(compose_scenario(overrides))
+
+
+def of_seeds(played: Scenario | RandomisedScenario, seeds: Sequence[int]) -> list[Scenario]:
+    """Return the scenario of each seed: the one there is, or what each draws."""
+    if isinstance(played, Scenario):
+        return [played] * len(seeds)
+    return [played.draw(np.random.default_rng(seed)) for seed in seeds]

@@ -1,8 +1,9 @@
-"""Measures the speed of the simulator, of training and of the runtime; writes bench.csv.
+"""Measures the speed of the simulator and of training; writes bench.csv.
 
 Run it on a quiet machine. Times are those of one core; the best of several runs is shown, because
 everything else on the machine only adds to it. With ``--scaling`` the simulator's time is measured
-over engines and conversations instead; that writes scaling.csv and scaling.png.
+over engines and conversations instead; that writes scaling.csv and scaling.png. With
+``--decisions`` it is what a router's decisions take, written to decisions.csv.
 """
 
 from __future__ import annotations
@@ -11,26 +12,25 @@ import argparse
 import csv
 import itertools
 import json
-import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from conserve_gym.fleet import Fleet
+if TYPE_CHECKING:
+    from conserve_gym.envs.placement_env import PlacementEnv
 
 REPEATS = 5
-EPISODES = 8
+CONVERSATIONS = 255  # of an episode by default
 RATE = 0.2  # conversations a second and engine while scaling: for ever, no queue builds up
 PEER_TRACE = Path(__file__).with_name("peer_trace.py")
 TRACES = Path(__file__).resolve().parents[2] / "shared/traces"
@@ -122,11 +122,10 @@ def _episode_s(overrides: Sequence[str], repeats: int) -> tuple[float, str]:
     return _best(lambda: play(scenario, policy, 0), repeats), scenario.workload.name
 
 
-def training_and_runtime() -> Iterator[Row]:
-    """Time PPO with 8 environments in one process, and decisions of what it exports."""
+def training() -> Iterator[Row]:
+    """Time PPO with 8 environments in one process."""
     import hydra
 
-    from conserve_gym.agents.export import export
     from conserve_gym.agents.training import train
 
     steps = 16_384
@@ -141,67 +140,41 @@ def training_and_runtime() -> Iterator[Row]:
         train(configured(next(runs), "total_timesteps=1"))  # imports, and first use of torch
         configs = [configured(next(runs)) for _ in range(REPEATS)]
         seconds = _best(lambda: train(configs.pop()))
-        yield (
-            "ppo_decisions_per_s",
-            steps / seconds,
-            "1/s",
-            "PPO, 8 environments, learning included",
-        )
-        run = Path(folder) / "1"
-        export(run, Path(folder) / "policy")
-        yield from runtime(Path(folder) / "policy", Path(folder))
+    yield "ppo_decisions_per_s", steps / seconds, "1/s", "PPO, 8 environments, learning included"
 
 
-def runtime(policy: Path, folder: Path) -> Iterator[Row]:
-    """Time decisions along recorded episodes, in a process that has the runtime alone."""
-    from conserve_gym.agents.evaluation import play
-    from conserve_gym.agents.runtime.scheduler import Scheduler
-    from conserve_gym.envs.configuration import load_scenario
+def environment() -> Iterator[Row]:
+    """Time the steps of environments on the paper's cluster."""
+    from conserve_gym.envs.placement_env import ConversationPlacementEnv, JointPlacementEnv
 
-    scenario = load_scenario(["arrivals.rate=1.5"])
-    scheduler = Scheduler.load(policy)
-    ledgers = [folder / f"{seed}.jsonl" for seed in range(EPISODES)]
-    for seed, path in enumerate(ledgers):
-        play(scenario, scheduler, seed).ledger.save(path)
-    fleet = scenario.cluster.fleet(scheduler.deployment)
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=fresh) as process:
-        spans = process.submit(time_decisions, policy, ledgers, fleet).result()
-    for i, (name, says) in enumerate(
-        (
-            ("runtime_decision", "scaling, checks, network, placement"),
-            ("runtime_observe_and_decide", "the same, and reading the ledger's new events"),
-        )
-    ):
-        for percent in (50, 99):
-            microseconds = np.percentile(spans[:, :, i], percent, axis=1).min() / 1e3
-            yield f"{name}_p{percent}_us", float(microseconds), "us", says
+    load = "arrivals.rate=1.5"
+    conversation = ConversationPlacementEnv([load])
+    joint = JointPlacementEnv([load, "deployment.all_mixed=true"])
+    for name, env in (("conversation", conversation), ("joint", joint)):
+        seconds = _best(partial(_walk, env))
+        what = "steps of an environment, observation and table of placements included"
+        yield f"{name}_steps_per_s", CONVERSATIONS / seconds, "1/s", what
 
 
-def time_decisions(policy: Path, ledgers: list[Path], fleet: Fleet) -> npt.NDArray[np.int64]:
-    """Return nanoseconds, shape (passes, decisions, 2): deciding; observing and deciding."""
-    from conserve_gym.agents.runtime.scheduler import Scheduler
-    from conserve_gym.ledger import Ledger, Placed
-    from conserve_gym.observer import Observer
+def _walk(env: PlacementEnv) -> None:
+    env.reset(seed=0)
+    ended = False
+    while not ended:
+        env.placements()
+        _, _, ended, _, _ = env.step(np.int64(env.action_masks().argmax()))
 
-    episodes = [Ledger.load(path) for path in ledgers]
-    scheduler = Scheduler.load(policy)
-    spans: list[list[list[int]]] = []
-    for _ in range(REPEATS):
-        spans.append([])
-        for recorded in episodes:
-            past = Ledger()
-            observer = Observer(past, fleet, scheduler.deployment)
-            for event in recorded:
-                if isinstance(event, Placed):
-                    began = time.perf_counter_ns()
-                    observation = observer.observe(event.time, event.conversation)
-                    observed = time.perf_counter_ns()
-                    scheduler.decision(observation)
-                    ended = time.perf_counter_ns()
-                    spans[-1].append([ended - observed, ended - began])
-                past.append(event)
-    return np.array(spans)
+
+def decisions(output: Path, console: Console) -> None:
+    """Time decisions at a router of every kind of policy, and of actions, on 4 to 64 engines."""
+    import decision_speed
+
+    with output.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        for row in decision_speed.rows(decision_speed.measure()):
+            row = tuple(f"{value:.1f}" if isinstance(value, float) else value for value in row)
+            writer.writerow(row)
+            console.print("{:>7} {:8} {:12} {:18} {:>10}".format(*row), *row[5:])
+    console.print(f"written: {output}")
 
 
 def runtime_import() -> Iterator[Row]:
@@ -305,7 +278,9 @@ def _best(
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=Path, help="default: bench.csv, or scaling.csv")
+    parser.add_argument(
+        "--output", type=Path, help="default: bench.csv, scaling.csv or decisions.csv"
+    )
     parser.add_argument(
         "--traces",
         type=Path,
@@ -319,10 +294,18 @@ def main() -> None:
         help="measure the cost of a turn over engines and conversations instead (about a "
         "minute); writes a picture beside the csv file",
     )
+    parser.add_argument(
+        "--decisions",
+        action="store_true",
+        help="measure what a router's decisions take instead (about two minutes)",
+    )
     arguments = parser.parse_args()
     console = Console()
     if arguments.scaling:
         scaling(arguments.output or Path("scaling.csv"), console)
+        return
+    if arguments.decisions:
+        decisions(arguments.output or Path("decisions.csv"), console)
         return
     rows: list[Row] = []
     measures: list[Callable[[], Iterator[Row]]] = [
@@ -340,7 +323,7 @@ def main() -> None:
             measures.append(partial(measure, path))
         else:
             console.print(f"{measure.__name__} is left out: no {path}")
-    for measured in (*measures, training_and_runtime):
+    for measured in (*measures, environment, training):
         with console.status(f"measured: {', '.join(row[0] for row in rows)}"):
             rows += measured()
     table = Table("name", "value", "unit", "what")

@@ -159,6 +159,8 @@ def test_running_environment_resolves_the_mapping(tmp_path: Path) -> None:
         "conserve-ablate",
         "conserve-explain",
         "conserve-fetch-traces",
+        "conserve-pick-endpoints",
+        "conserve-project",
         "conserve-replay",
         "conserve-serve",
         "conserve-workload",

@@ -36,6 +36,7 @@ COLUMNS = (
     Column("tokens_per_joule", "tokens/J", ".1f"),
     Column("kv_moves_per_conversation", "KV moves/conv.", ".2f"),
     Column("imbalance", "imbalance", ".2f"),
+    Column("decode_entropy", "entropy of decoding", ".2f"),
     Column("decision_us_mean", "decision, µs", ".0f"),
     Column("decision_us_p99", "decision p99, µs", ".0f"),
 )
@@ -46,8 +47,10 @@ NOTE = (
     "Means over all loads, and ± half of the 95 % interval over seeds. SLO attainment: share of "
     "conversations within 5 × their standalone time in TTFET, last TBT and E2E at once. Capacity: "
     "highest load in conversations/s at which 95 % attain it. × is over the conversation alone on "
-    "one engine. Decision times are this machine's. Ranked are policies that do not see the "
-    "future; best_in_hindsight takes the best of them in each episode. † sees the future; ‡ asks "
+    "one engine. Imbalance: what the busiest engine decoded over an even share. Entropy: of the "
+    "engines' shares in decoding, 1 where they are even, 0 where one has all. Decision times are "
+    "this machine's. Ranked are policies that do not see the future; best_in_hindsight takes the "
+    "best of them in each episode. † sees the future; ‡ asks "
     "the engines (needs their exports)."
 )
 

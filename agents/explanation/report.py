@@ -89,18 +89,18 @@ def write(folder: Path, found: Explanation, stamp: dict[str, Any]) -> list[Path]
         "decisions": found.decisions,
         "candidates": found.candidates,
         IMPORTANCE: [
-            {"kind": one.kind, "name": one.name, **_flat("changed_pct", one.changed_pct)}
+            {"kind": one.kind, "name": one.name, **flat("changed_pct", one.changed_pct)}
             for one in found.importance
         ],
         "agreement": [
-            {"depth": a.depth, **_flat("plain_pct", a.plain), **_flat("balanced_pct", a.balanced)}
+            {"depth": a.depth, **flat("plain_pct", a.plain), **flat("balanced_pct", a.balanced)}
             for a in found.agreement
         ],
         "losses": [
             {
                 "policy": loss.name,
-                **_flat("slo_attainment_pct", loss.attainment_pct),
-                **_flat("less_policy", loss.less_policy),
+                **flat("slo_attainment_pct", loss.attainment_pct),
+                **flat("less_policy", loss.less_policy),
             }
             for loss in found.losses
         ],
@@ -380,7 +380,8 @@ def _shown(value: Estimate, form: str = "{:.1f}") -> str:
     return form.format(value.mean) + ("" if math.isnan(half) else f" ±{form.format(half)}")
 
 
-def _flat(name: str, value: Estimate) -> dict[str, float]:
+def flat(name: str, value: Estimate) -> dict[str, float]:
+    """Return an estimate as columns of a table."""
     return {name: value.mean, f"{name}_ci95_low": value.low, f"{name}_ci95_high": value.high}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from conserve_gym.agents.router import identity
+from conserve_gym.agents.router import api, identity
 from conserve_gym.agents.router.client import ClientGoneError, Gathered, Streamed
 from conserve_gym.agents.router.errors import ApiError, EngineError, RefusedError
 from conserve_gym.agents.router.router import Router
@@ -30,8 +30,8 @@ def application(router: Router) -> web.Application:
     app = web.Application(
         client_max_size=limits.body_bytes, middlewares=[_errors(router), _key(router)]
     )
-    app.router.add_post("/v1/chat/completions", endpoints.complete)
-    app.router.add_post("/v1/completions", endpoints.complete)
+    app.router.add_post(api.CHAT, endpoints.complete)
+    app.router.add_post(api.TEXT, endpoints.complete)
     app.router.add_get("/v1/models", endpoints.models)
     app.router.add_delete("/v1/conversation", endpoints.end)
     app.router.add_get("/health", endpoints.health)
@@ -82,12 +82,12 @@ class _Endpoints:
     async def end(self, request: web.Request) -> web.Response:
         """End the conversation that the headers name."""
         key = identity.key(request.headers, {})
-        conversation = self._router.turns.conversations.find(key, []) if key else None
+        conversation = self._router.books.conversations.find(key, []) if key else None
         if conversation is None:
             raise ApiError(404, "no such conversation lives", "not_found")
         if conversation.turns_waiting:
             raise ApiError(409, "a turn of the conversation is under way", "busy")
-        self._router.turns.end(conversation, "client")
+        self._router.books.end(conversation, "client")
         return web.Response(status=204)
 
     async def health(self, request: web.Request) -> web.Response:
@@ -134,7 +134,7 @@ class _Endpoints:
                 "reason": scheduler.reason,
                 "cluster": summary["cluster"],
                 "engines": engines,
-                "latest": list(router.turns.latest),
+                "latest": list(router.books.latest),
                 "shadow": shadow
                 and {
                     "policy": shadow.scheduler.name,
@@ -156,18 +156,12 @@ async def _body(request: web.Request) -> dict[str, Any]:
         body = json.loads(content)
     except (ValueError, RecursionError):
         raise ApiError(400, "the body is no JSON", "invalid_json") from None
-    if not isinstance(body, dict):
-        raise ApiError(400, "the body is no JSON object", "invalid_json")
-    chat = request.path.endswith("chat/completions")
-    needed, kinds = ("messages", list) if chat else ("prompt", (str, list))
-    if not isinstance(body.get(needed), kinds):
-        raise ApiError(400, f"{needed} is needed", "missing_field")
-    return body
+    return api.checked(request.path, body)
 
 
 def _errors(router: Router) -> Any:
     """Return the middleware that answers in OpenAI's form whatever goes wrong."""
-    known = ("/v1/chat/completions", "/v1/completions", "/v1/models")
+    known = (api.CHAT, api.TEXT, "/v1/models")
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:

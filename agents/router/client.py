@@ -86,7 +86,11 @@ class Streamed:
 
 
 class Gathered:
-    """A client that asked for the whole answer at once."""
+    """A client that asked for the whole answer at once.
+
+    Attributes:
+        receipt: Of the route.
+    """
 
     begun = False  # nothing is sent before everything is there
     wants_chunks = True
@@ -95,11 +99,11 @@ class Gathered:
     def __init__(self) -> None:
         """Start without an event."""
         self._whole = sse.Whole()
-        self._receipt: Mapping[str, str] = {}
+        self.receipt: Mapping[str, str] = {}
 
     async def begin(self, receipt: Mapping[str, str]) -> None:
         """Keep the receipt; an engine that failed has left parts that go."""
-        self._receipt = receipt
+        self.receipt = receipt
         self._whole = sse.Whole()
 
     async def event(self, event: bytes, chunk: dict[str, Any] | None) -> None:
@@ -113,5 +117,10 @@ class Gathered:
 
     async def finish(self) -> web.StreamResponse:
         """Return the answer."""
-        body = json.dumps(self._whole.answer()).encode()
-        return web.Response(body=body, content_type="application/json", headers=self._receipt)
+        body, receipt = self.body, self.receipt
+        return web.Response(body=body, content_type="application/json", headers=receipt)
+
+    @property
+    def body(self) -> bytes:
+        """The answer's JSON."""
+        return json.dumps(self._whole.answer()).encode()

@@ -14,6 +14,7 @@ from conserve_gym.agents.router.adapters.base import Adapter
 from conserve_gym.agents.router.adapters.llamacpp import LlamaCppAdapter
 from conserve_gym.agents.router.adapters.openai import OpenAiAdapter
 from conserve_gym.agents.router.adapters.vllm_nixl import VllmNixlAdapter
+from conserve_gym.agents.router.books import Books
 from conserve_gym.agents.router.engines import Engine, Watch
 from conserve_gym.agents.router.metrics import Metrics
 from conserve_gym.agents.router.spec import EngineSpec, RouterSpec
@@ -47,6 +48,7 @@ class Router:
         metrics: What Prometheus is told.
         runtime: Decides and keeps the ledger.
         engines: In the fleet's order.
+        books: Keep the conversations.
         turns: Serves turns.
 
     Raises:
@@ -94,13 +96,16 @@ class Router:
             for i, one in enumerate(self.spec.engines)
         ]
         self._watch = Watch(self.engines, self.runtime, self.spec.health)
-        self.turns = Turns(
+        self.books = Books(
             self.runtime,
-            self.engines,
-            self._watch,
+            [engine.name for engine in self.engines],
             self.metrics,
             self.spec.limits,
             self.spec.tokens_per_character,
+            [engine.adapter for engine in self.engines],
+        )
+        self.turns = Turns(
+            self.runtime, self.books, self.engines, self._watch, self.metrics, self.spec.limits
         )
         await self._watch.first()
         self._restore()
@@ -139,8 +144,8 @@ class Router:
         for engine in self.engines:
             metrics.engine_up.labels(engine.name).set(engine.up)
         metrics.ledger_events.set(runtime.events)
-        metrics.conversations.set(len(self.turns.conversations))
-        metrics.at_door.set(len(self.turns.door))
+        metrics.conversations.set(len(self.books.conversations))
+        metrics.at_door.set(len(self.books.door))
         if self._log is not None:
             metrics.log_dropped.set(self._log.dropped)
         if (shadow := runtime.shadow) is not None:
@@ -171,18 +176,18 @@ class Router:
     def _restore(self) -> None:
         if self._kept:
             try:
-                self.turns.restore(self.runtime.restore(self._kept))
+                self.books.restore(self.runtime.restore(self._kept))
             except LogError as error:
                 _log.warning("beginning anew: %s", error)
             self._kept = []
-        self.runtime.begin_segment(self.turns.records())
+        self.runtime.begin_segment(self.books.records())
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
-            self.turns.sweep()
+            self.books.sweep()
             if self.runtime.wants_segment:
-                self.runtime.begin_segment(self.turns.records())
+                self.runtime.begin_segment(self.books.records())
 
     async def _follow(self, path: Path, kind: str) -> None:
         """Read a policy again whenever its files change."""

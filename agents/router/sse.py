@@ -16,23 +16,42 @@ class StreamError(ValueError):
     """What an engine sent is no stream of events."""
 
 
+class Cutter:
+    """Cuts a stream into events, each with its empty line."""
+
+    def __init__(self) -> None:
+        """Start at the stream's beginning."""
+        self._rest = b""
+
+    def cut(self, part: bytes) -> list[bytes]:
+        """Take in what came; returns the events that are whole now.
+
+        Raises:
+            StreamError: An event has no end.
+        """
+        self._rest += part.replace(b"\r", b"") if b"\r" in part else part
+        *whole, self._rest = self._rest.split(b"\n\n")
+        if len(self._rest) > _TOO_LONG:
+            raise StreamError(f"an event of more than {_TOO_LONG} bytes")
+        return [event + b"\n\n" for event in whole if event.strip()]
+
+    def end(self) -> list[bytes]:
+        """Return what is left at the stream's end."""
+        return [self._rest + b"\n\n"] if self._rest.strip() else []
+
+
 async def events(received: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Cut a stream into events, each with its empty line.
 
     Raises:
         StreamError: An event has no end.
     """
-    rest = b""
+    cutter = Cutter()
     async for part in received:
-        rest += part.replace(b"\r", b"") if b"\r" in part else part
-        *whole, rest = rest.split(b"\n\n")
-        for event in whole:
-            if event.strip():
-                yield event + b"\n\n"
-        if len(rest) > _TOO_LONG:
-            raise StreamError(f"an event of more than {_TOO_LONG} bytes")
-    if rest.strip():
-        yield rest + b"\n\n"
+        for event in cutter.cut(part):
+            yield event
+    for event in cutter.end():
+        yield event
 
 
 def data(event: bytes) -> dict[str, Any] | None:

@@ -61,8 +61,7 @@ class Check(NamedTuple):
     Attributes:
         arrivals: When they were really sent, and how long they really were.
         measured: By the endpoint.
-        predicted: By the simulated engine; times to first tokens include the overhead of a
-            request.
+        predicted: By the simulated engine.
         lone_tokens: Length of a prompt that was sent alone before and after.
         lone_ms: Medians of its times to a first token before and after, and what is predicted:
             whether the machine is still as fast as when it was measured.
@@ -124,7 +123,6 @@ async def run(
     arrivals: Sequence[Arrival],
     hardware: Hardware,
     plan: Plan,
-    overhead_ms: float,
     advance: Callable[[], None],
 ) -> Check:
     """Play requests on the endpoint, then on the simulated engine.
@@ -135,7 +133,6 @@ async def run(
         arrivals: The requests.
         hardware: Tier of the simulated engine.
         plan: Has the engine's limits.
-        overhead_ms: What a request costs beside the engine's steps.
         advance: Called after each request.
 
     Raises:
@@ -174,14 +171,13 @@ async def run(
         np.array([completion.first_token_ms for completion in found]),
         np.array([1e3 * np.mean(np.diff(completion.token_s)) for completion in found]),
     )
-    simulated = simulate(hardware, plan, sent)
-    step = StepTime(hardware).with_prefill(lone, lone * lone / 2, 0, 0, 0)
+    step = StepTime(hardware).step(lone, 0)
     return Check(
         sent,
         measured,
-        simulated._replace(ttft_ms=simulated.ttft_ms + overhead_ms),
+        simulate(hardware, plan, sent),
         lone,
-        (before, after, 1e3 * step + overhead_ms),
+        (before, after, 1e3 * step + hardware.overhead.request_ms),
     )
 
 
@@ -201,6 +197,9 @@ class _Listener:
         return False
 
     def on_prefilled(self, request: Request) -> None:
+        pass
+
+    def on_copied(self, copy: object) -> None:
         pass
 
     def on_first_token(self, request: Request) -> None:

@@ -25,7 +25,7 @@ Prompt = list[int] | str
 
 # Frequent words, each about one token of any tokenizer.
 # fmt: off
-_WORDS = (
+WORDS = (
     "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world",
     "school", "state", "family", "student", "group", "country", "problem", "hand", "part", "place",
     "case", "week", "company", "system", "program", "question", "work", "number", "night",
@@ -113,7 +113,7 @@ class Prompts:
             first, last = self._endpoint.token_ids
             return [self._random.randint(first, last) for _ in range(tokens)]
         words = max(1, round(tokens / self._tokens_per_word))
-        return " ".join(self._random.choices(_WORDS, k=words))
+        return " ".join(self._random.choices(WORDS, k=words))
 
     def learn(self, prompt: Prompt, tokens: int) -> None:
         """Take the length of text from how many tokens a prompt was found to have."""

@@ -79,7 +79,7 @@ def by_phase(steps: Steps, laws: Laws, advance: Callable[[], None]) -> list[Phas
         if not judged.any():
             continue
         try:
-            left_out = holdout_errors_pct(steps, groups, judged)
+            left_out = holdout_errors_pct(steps, groups, judged, like=laws)
         except CalibrationError as error:
             raise CalibrationError(f"with one {group} left out, {error}") from None
         # They come by group, and within a group in the order of the steps.

@@ -6,8 +6,8 @@ linearly (soft L1 above 5 %), so that a few odd cells do not bend the law.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import astuple, replace
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, fields, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -43,7 +43,9 @@ class Laws(NamedTuple):
         return step_ms(steps, self.prefill, self.decode, self.mixed)
 
 
-def fit(steps: Steps, scan_us: float | None = None, like: Laws | None = None) -> Laws:
+def fit(
+    steps: Steps, scan_us: float | None = None, like: Laws | None = None, tile_from: int = 0
+) -> Laws:
     """Fit the laws to a table that has steps of prompts and of decodes, and mixed ones or none.
 
     Args:
@@ -52,6 +54,7 @@ def fit(steps: Steps, scan_us: float | None = None, like: Laws | None = None) ->
             it 0 where no prompt has a context or mixed steps are told better without.
         like: Laws of the same form, to fit again without some of the steps: what is 0 in them
             stays 0.
+        tile_from: Tokens from which a chunk is computed in tiles.
 
     Raises:
         CalibrationError: There are too few different steps.
@@ -59,13 +62,13 @@ def fit(steps: Steps, scan_us: float | None = None, like: Laws | None = None) ->
     prompts, decodes, mixed = steps.of_prompts, steps.of_decodes, steps.mixed
     _need(prompts.prompt_tokens, "prompts of {} lengths")
     _need(decodes.kv_tokens, "decodes that read {} different numbers of KV tokens")
-    fitted = [_fit_prefill(prompts, scan_us, like.prefill if like else None)]
+    fitted = [_fit_prefill(prompts, scan_us, like.prefill if like else None, tile_from)]
     decode = _fit_decode(decodes, like.decode if like else None)
     if not len(mixed):
         return Laws(fitted[0][1], decode, TILE)
     if scan_us is None and not like:
         # Decodes in a mixed step scan too: a scan that only makes up for odd prompts shows there.
-        fitted.append(_fit_prefill(prompts, 0.0, None))
+        fitted.append(_fit_prefill(prompts, 0.0, None, tile_from))
     found = []
     for cost, prefill in fitted:
 
@@ -78,13 +81,21 @@ def fit(steps: Steps, scan_us: float | None = None, like: Laws | None = None) ->
 
 
 def _fit_prefill(
-    steps: Steps, scan_us: float | None, like: PrefillLaw | None
+    steps: Steps, scan_us: float | None, like: PrefillLaw | None, tile_from: int
 ) -> tuple[float, PrefillLaw]:
     def predicted(law: PrefillLaw) -> FloatArray:
         return step_ms(steps, law, _NO_DECODE, TILE)
 
+    def search(start: PrefillLaw) -> tuple[float, PrefillLaw]:
+        fixed = ["tile_from"]
+        if scan_us is not None:
+            fixed.append("scan_us")
+        if not start.tile_from:
+            fixed.append("untiled")
+        return _search(steps, start, predicted, fixed)
+
     if like:
-        return _search(steps, like, predicted, fixed_last=scan_us is not None)
+        return search(like)
     shortest, longest = float(steps.ms.min()), float(steps.ms.max())
     most = float(steps.prompt_tokens.max())
     token, attention = longest / most / 2 * 1e3, longest / most**2 / 2 * 1e6
@@ -93,11 +104,10 @@ def _fit_prefill(
         scan = 0.5 if steps.context_tokens.any() else 0.0
     # The work of a few tokens hides behind either reading the weights or launching kernels.
     starts = (
-        PrefillLaw(0.0, shortest * 0.4, shortest * 0.6, token, attention, scan),
-        PrefillLaw(shortest, shortest * 0.4, 0.0, token, attention, scan),
+        PrefillLaw(0.0, shortest * 0.4, shortest * 0.6, token, attention, scan, 1.0, tile_from),
+        PrefillLaw(shortest, shortest * 0.4, 0.0, token, attention, scan, 1.0, tile_from),
     )
-    found = (_search(steps, s, predicted, fixed_last=scan_us is not None) for s in starts)
-    return min(found, key=lambda pair: pair[0])
+    return min(map(search, starts), key=lambda pair: pair[0])
 
 
 def _fit_decode(steps: Steps, like: DecodeLaw | None) -> DecodeLaw:
@@ -122,6 +132,7 @@ def holdout_errors_pct(
     groups: FloatArray,
     judged: BoolArray,
     scan_us: float | None = None,
+    like: Laws | None = None,
 ) -> FloatArray:
     """Return absolute errors in percent of steps whose group was left out of the fit.
 
@@ -130,11 +141,12 @@ def holdout_errors_pct(
         groups: Group of each step, shape (steps,); each that has judged steps is left out once.
         judged: Which steps are judged, shape (steps,).
         scan_us: As for ``fit``.
+        like: Laws that were fitted to all of them; None fits them.
 
     Returns:
         One error for each judged step, by group.
     """
-    whole = fit(steps, scan_us)
+    whole = like or fit(steps, scan_us)
     errors = []
     for group in np.unique(groups[judged]):
         left_out = judged & (groups == group)
@@ -149,13 +161,12 @@ def _search(
     steps: Steps,
     start: Law,
     predicted: Callable[[Law], FloatArray],
-    fixed_last: bool = False,
+    fixed: Sequence[str] = (),
 ) -> tuple[float, Law]:
     """Return the least cost from a start on, and its law; coefficients that start at 0 stay 0."""
     values = np.array(astuple(start))
     free = values > 0.0
-    if fixed_last:
-        free[-1] = False
+    free &= [field.name not in fixed for field in fields(start)]
 
     def law(x: FloatArray) -> Law:
         filled = values.copy()

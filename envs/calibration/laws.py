@@ -30,6 +30,7 @@ def step_ms(
     scan = prefill.scan_us * 1e-3 * np.maximum(steps.context_tokens, length)
     attended = steps.prompt_tokens * (steps.context_tokens + steps.prompt_tokens / 2)
     kv_us = np.hypot(decode.kv_us, mixed.tile_queries * prefill.attention_ns * 1e-3)
+    attended *= np.where(steps.prompt_tokens < prefill.tile_from, prefill.untiled, 1.0)
     attention = prefill.attention_ns * 1e-6 * attended + kv_us * 1e-3 * steps.kv_tokens
     together = prefill.base_ms + matrices + np.hypot(scan, attention)
 

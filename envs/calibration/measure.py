@@ -9,7 +9,7 @@ from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from conserve_gym.envs.calibration.endpoint import (
@@ -46,6 +46,7 @@ class Plan:
         decode_steps: Steps of decodes of which the median is taken.
         token_budget: Tokens that a step of the engine carries (``max_num_batched_tokens``).
         max_sequences: Sequences that the engine runs at once (``max_num_seqs``).
+        tile_from: Tokens from which its attention computes a chunk in tiles; 0 where all are.
 
     Raises:
         ValueError: There is too little to fit a law, or a prompt does not fit into one step.
@@ -59,6 +60,7 @@ class Plan:
     decode_steps: PositiveInt
     token_budget: PositiveInt
     max_sequences: PositiveInt
+    tile_from: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         """Check the plan."""

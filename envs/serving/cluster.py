@@ -12,6 +12,7 @@ from conserve_gym.envs.serving.cluster_spec import ClusterError, ClusterSpec
 from conserve_gym.envs.serving.door import Door, HoldingDoor
 from conserve_gym.envs.serving.engine import Engine
 from conserve_gym.envs.serving.network import Network
+from conserve_gym.envs.serving.network_spec import LinkSpec
 from conserve_gym.envs.serving.request import Request
 from conserve_gym.envs.serving.timeline import Move, Timeline
 from conserve_gym.envs.workloads.conversation import Conversation
@@ -41,6 +42,8 @@ class _KvCopy(NamedTuple):
         tokens: How many tokens of it.
         lent: Idle tokens that the source keeps from being evicted until it has arrived.
         is_history: Whether the prompt needs it to be computed; else it is what was computed.
+        began_s: When it was asked for.
+        written: Whether the source, which stopped for it, is through with it.
     """
 
     request: Request
@@ -49,6 +52,8 @@ class _KvCopy(NamedTuple):
     tokens: int
     lent: int
     is_history: bool
+    began_s: float
+    written: bool = False
 
 
 class Cluster:
@@ -104,8 +109,9 @@ class Cluster:
             )
             for i, engine in enumerate(spec.deployed(deployment))
         ]
+        self._nodes = spec.nodes
         self._network = Network(
-            self._clock, spec.network, spec.nodes, spec.kv_bytes_per_token, self._on_kv_moved
+            self._clock, spec.network, self._nodes, spec.kv_bytes_per_token, self._on_kv_moved
         )
         self.observer = Observer(self.ledger, self.fleet, deployment)
         if door is None:
@@ -265,8 +271,7 @@ class Cluster:
         if tokens <= 0:
             return False
         lent = 0 if kept_by_decoder else self.engines[source].lend(conversation)
-        copy = _KvCopy(request, source, target, tokens, lent, is_history=True)
-        self._network.send(source, target, tokens, copy, computed_tokens=0)
+        self._send(_KvCopy(request, source, target, tokens, lent, True, self.now), 0)
         return True
 
     def on_prefilled(self, request: Request) -> None:
@@ -285,11 +290,33 @@ class Cluster:
         )
         tokens = request.input_tokens - self._at_decoder.pop(request.conversation)
         computed_tokens = min(tokens, request.input_tokens - request.cached_tokens)
-        copy = _KvCopy(request, source, target, tokens, lent=0, is_history=False)
-        self._network.send(source, target, tokens, copy, computed_tokens=computed_tokens)
+        copy = _KvCopy(request, source, target, tokens, 0, False, self.now)
+        self._send(copy, computed_tokens)
+
+    def _send(self, copy: _KvCopy, computed_tokens: int) -> None:
+        """Begin a copy, of which so many tokens have just been computed."""
+        source, target, tokens = copy.source, copy.target, copy.tokens
+        if self._link(copy).stops_engines:
+            self.engines[source].copy(self._half_s(copy), copy)
+        else:
+            self._network.send(source, target, tokens, copy, computed_tokens=computed_tokens)
+
+    def on_copied(self, copy: object) -> None:
+        """Let the other engine read what one has written."""
+        assert isinstance(copy, _KvCopy)
+        if copy.written:
+            self._on_kv_moved(copy, self.now - copy.began_s)
+        else:
+            self.engines[copy.target].copy(self._half_s(copy), copy._replace(written=True))
+
+    def _half_s(self, copy: _KvCopy) -> float:
+        return self._link(copy).exposed_s(copy.tokens * self.spec.kv_bytes_per_token) / 2
+
+    def _link(self, copy: _KvCopy) -> LinkSpec:
+        return self.spec.network.link(copy.source, copy.target, self._nodes)
 
     def _on_kv_moved(self, copy: _KvCopy, seconds: float) -> None:
-        request, source, target, tokens, lent, is_history = copy
+        request, source, target, tokens, lent, is_history, *_ = copy
         conversation, turn = request.conversation, request.turn
         now = self.now
         self.ledger.append(KvMoved(now, conversation, turn, source, target, tokens, seconds))

@@ -10,6 +10,7 @@ result is that of stepping one by one.
 from __future__ import annotations
 
 from collections import deque
+from typing import cast
 
 from conserve_gym.envs.serving.clock import Call, Clock
 from conserve_gym.envs.serving.decode_batch import DecodeBatch
@@ -59,6 +60,7 @@ class Engine:
         """Start idle and empty."""
         self._clock = clock
         self._time = StepTime(hardware)
+        self._request_s = hardware.overhead.request_ms * 1e-3
         self._energy = StepEnergy(hardware)
         self._token_budget = token_budget
         self._max_sequences = max_sequences
@@ -75,6 +77,7 @@ class Engine:
         self._prefilling: list[Request] = []
         self._kv_arrived: deque[Request] = deque()  # join the batch when it has a place
         self._unseen: list[Request] = []  # decoding, first token not out yet
+        self._copies: deque[tuple[float, object]] = deque()  # to stop for: seconds, and whose
 
         self._batch = DecodeBatch(block_tokens)
 
@@ -85,6 +88,7 @@ class Engine:
         self._step_seconds = 0.0
         self._step_joules = 0.0
         self._phase: Phase = "prefill"
+        self._copying = False
         self._run: DecodeRun | None = None
         self._run_steps = 0
         self._run_grown = 0  # steps of the run whose blocks are taken
@@ -94,8 +98,11 @@ class Engine:
     def submit(self, request: Request) -> None:
         """Queue a turn whose prompt is computed here."""
         request.submitted_s = self._clock.now
-        self._waiting.append(request)
-        self._wake()
+        if self._request_s:
+            self._clock.after(self._request_s, self._on_submitted, request)
+        else:
+            self._waiting.append(request)
+            self._wake()
 
     def nudge(self) -> None:
         """Look again, at the next step boundary, at prompts that found no room elsewhere."""
@@ -125,8 +132,22 @@ class Engine:
         first output token.
         """
         request.submitted_s = self._clock.now
-        self._kv_arrived.append(request)
-        self._wake()
+        if self._request_s:
+            self._clock.after(self._request_s, self._on_delivered, request)
+        else:
+            self._kv_arrived.append(request)
+            self._wake()
+
+    def copy(self, seconds: float, copy: object) -> None:
+        """Stop for a copy of KV at the next step boundary; the listener hears when it is done.
+
+        It is asked for by a request: a step may begin before that has come.
+        """
+        if self._request_s:
+            self._clock.after(self._request_s, self._on_copy_asked, (seconds, copy))
+        else:
+            self._copies.append((seconds, copy))
+            self._wake()
 
     def release(self, request: Request) -> None:
         """Let go of the KV of a prompt that was computed for another engine."""
@@ -195,7 +216,7 @@ class Engine:
         """Return the joules used up to now, by phase."""
         joules = dict(self.joules)
         elapsed = self._clock.now - self._began_s
-        if self._step_end is None:
+        if self._step_end is None or self._copying:
             joules["idle"] += self._energy.idle_w * elapsed
         elif self._run is not None:
             joules["decode"] += self._run_energy(elapsed)
@@ -209,6 +230,14 @@ class Engine:
         return self._step_end is None
 
     # --- the event loop of one engine ---
+
+    def _on_submitted(self, call: Call) -> None:
+        self._waiting.append(cast(Request, call.value))
+        self._wake()
+
+    def _on_delivered(self, call: Call) -> None:
+        self._kv_arrived.append(cast(Request, call.value))
+        self._wake()
 
     def _wake(self) -> None:
         """Start a step if idle; cut a run of decode steps at its next boundary."""
@@ -249,6 +278,14 @@ class Engine:
         now = self._clock.now
         if self._step_end is None:
             self.joules["idle"] += self._energy.idle_w * (now - self._began_s)
+        if self._copies:
+            self._between_steps = False
+            self._run = None
+            self._began_s = now
+            self._step_seconds, copy = self._copies[0]
+            self._copying = True
+            self._step_end = self._clock.after(self._step_seconds, self._on_copied, copy)
+            return
         self._between_steps = True
         self._grow_decodes()
         chunks = self._chunks = []
@@ -282,7 +319,7 @@ class Engine:
 
     def _start_prefill_step(self, chunks: list[Request], sequences: int) -> None:
         prompt_tokens = context_tokens = scanned_tokens = 0
-        attended_tokens = 0.0
+        attended_tokens = weighted_tokens = 0.0
         for request in chunks:
             chunk, context = request.chunk, request.computed
             prompt_tokens += chunk
@@ -290,11 +327,12 @@ class Engine:
             if context > scanned_tokens:
                 scanned_tokens = context
             attended_tokens += chunk * (context + chunk / 2)
+            weighted_tokens += self._time.attended(chunk, context)
         kv_read = self._batch.kv_tokens
         if sequences:
             scanned_tokens = max(scanned_tokens, self._batch.longest)
         self._step_seconds = seconds = self._time.with_prefill(
-            prompt_tokens, attended_tokens, scanned_tokens, sequences, kv_read
+            prompt_tokens, weighted_tokens, scanned_tokens, sequences, kv_read
         )
         self._phase = "mixed" if sequences else "prefill"
         self._step_joules = self._energy.with_prefill(
@@ -322,6 +360,18 @@ class Engine:
                 self.steps += 1
             for request in self._chunks:
                 self._end_chunk(request)
+        self._start_step()
+
+    def _on_copy_asked(self, call: Call) -> None:
+        self._copies.append(cast(tuple[float, object], call.value))
+        self._wake()
+
+    def _on_copied(self, call: Call) -> None:
+        self._copies.popleft()
+        self._copying = False
+        self.joules["idle"] += self._energy.idle_w * self._step_seconds
+        self._between_steps = True
+        self._listener.on_copied(call.value)
         self._start_step()
 
     # --- prompts ---

@@ -5,6 +5,7 @@ Values live in ``conf/hardware/*.yaml``, one file a tier, and are validated here
 
 from __future__ import annotations
 
+from pydantic import NonNegativeInt
 from pydantic.dataclasses import dataclass
 
 from conserve_gym.envs.fields import STRICT, NotNegative, Positive
@@ -23,6 +24,9 @@ class PrefillLaw:
 
     The smooth max of x and y is (x^8 + y^8)^(1/8).
 
+    Of a kernel that takes few queries one by one and many in tiles, as llama.cpp's on a CPU does
+    from 64 on (GGML_FA_TILE_Q), attention costs more in chunks of fewer than ``tile_from`` tokens.
+
     Attributes:
         floor_ms: Launch-bound shortest step.
         base_ms: Cost of a step that does not depend on its tokens.
@@ -30,6 +34,8 @@ class PrefillLaw:
         token_us: Cost of a prompt token.
         attention_ns: Cost of one prompt token attending to one token of context.
         scan_us: Cost of a token of the longest context, where a single multiprocessor reads it.
+        untiled: How many times ``attention_ns`` it is in chunks of fewer than ``tile_from`` tokens.
+        tile_from: Tokens from which a chunk is computed in tiles; 0 where all are.
     """
 
     floor_ms: NotNegative
@@ -38,6 +44,8 @@ class PrefillLaw:
     token_us: NotNegative
     attention_ns: NotNegative
     scan_us: NotNegative
+    untiled: Positive = 1.0
+    tile_from: NonNegativeInt = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -81,15 +89,17 @@ class MixedLaw:
 
 @dataclass(frozen=True, config=STRICT)
 class EngineOverhead:
-    """What the inference engine adds to every step where the laws count GPU time alone.
+    """What the inference engine adds to every step and request where the laws count GPU time alone.
 
     Attributes:
         step_ms: Scheduling, sampling, launching.
         sequence_us: What each decoding sequence adds to it.
+        request_ms: What a request takes before its first step: transport, parsing.
     """
 
     step_ms: NotNegative
     sequence_us: NotNegative
+    request_ms: NotNegative = 0.0
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -21,11 +21,15 @@ class LinkSpec:
         exposed_share: Share of a move's bytes that are still to be sent when the prompt is
             computed. The others went layer by layer while it was, and are taken to have found
             their wire free.
+        stops_engines: Whether engines copy between two of their steps and compute nothing
+            meanwhile, first the one that sends and then the one that receives, each for half of the
+            time, as llama.cpp's server saves and restores slots. No bandwidth is shared then.
     """
 
     latency_ms: NotNegative
     gb_per_s: Positive
     exposed_share: Annotated[float, Field(gt=0.0, le=1.0)]
+    stops_engines: bool = False
 
     @property
     def latency_s(self) -> float:

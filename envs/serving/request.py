@@ -83,6 +83,9 @@ class EngineListener(Protocol):
     def on_prefilled(self, request: Request) -> None:
         """A prompt is computed for another engine; its KV is held until ``release``."""
 
+    def on_copied(self, copy: object) -> None:
+        """The engine is through with a copy of KV, for which it had stopped."""
+
     def on_first_token(self, request: Request) -> None:
         """A turn's first token came out."""
 

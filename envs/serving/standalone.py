@@ -37,6 +37,7 @@ class StandaloneEngine:
     def __init__(self, hardware: Hardware, token_budget: int, block_tokens: int) -> None:
         """Prepare the step law."""
         self._time = StepTime(hardware)
+        self._request_s = hardware.overhead.request_ms * 1e-3
         self._token_budget = token_budget
         self._block_tokens = block_tokens
 
@@ -52,7 +53,7 @@ class StandaloneEngine:
         clock = first_token = -turns[0].gap_s
         resident = 0
         for input_tokens, new_tokens, output_tokens, gap_s, _, _, not_before_s in turns:
-            clock = max(clock + gap_s, not_before_s)
+            clock = max(clock + gap_s, not_before_s) + self._request_s
             reusable = min(resident, input_tokens - new_tokens, input_tokens - 1)
             computed = reusable // self._block_tokens * self._block_tokens
             while computed < input_tokens:

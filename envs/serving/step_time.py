@@ -29,6 +29,8 @@ class StepTime:
         self._per_token = prefill.token_us * 1e-6
         self._per_attended_token = prefill.attention_ns * 1e-9
         self._scan = prefill.scan_us * 1e-6
+        self._tile_from = prefill.tile_from
+        self._untiled = prefill.untiled
         self._decode_floor = decode.floor_ms * 1e-3
         self._floor_per_sequence = decode.floor_sequence_us * 1e-6
         self._decode_base = decode.base_ms * 1e-3
@@ -36,6 +38,11 @@ class StepTime:
         self._per_kv_token = decode.kv_us * 1e-6
         tile = hardware.mixed.tile_queries * self._per_attended_token
         self._per_kv_token_mixed = math.hypot(self._per_kv_token, tile)
+
+    def attended(self, prompt_tokens: int, context_tokens: int) -> float:
+        """Return what a chunk of a prompt attends to: n (context + n/2) tokens, weighted."""
+        attended = prompt_tokens * (context_tokens + prompt_tokens / 2)
+        return attended * self._untiled if prompt_tokens < self._tile_from else attended
 
     def with_prefill(
         self,
@@ -49,7 +56,7 @@ class StepTime:
 
         Args:
             prompt_tokens: Prompt tokens in the step, over all its chunks.
-            attended_tokens: Sum over the chunks of n (context + n/2).
+            attended_tokens: Sum of ``attended`` over the chunks.
             scanned_tokens: Longest cache that is read, by a chunk or by a sequence.
             sequences: Sequences decoding beside them.
             kv_tokens: KV tokens that these read.
@@ -84,7 +91,7 @@ class StepTime:
         """
         if not prompt_tokens:
             return self.decode_run(sequences, kv_tokens).elapsed(1)
-        attended = prompt_tokens * (context_tokens + prompt_tokens / 2)
+        attended = self.attended(prompt_tokens, context_tokens)
         length = -(-kv_tokens // sequences) if sequences else 0
         scanned_tokens = max(context_tokens, length)
         return self.with_prefill(prompt_tokens, attended, scanned_tokens, sequences, kv_tokens)

@@ -16,6 +16,7 @@ class FakeEngine:
 
     Attributes:
         asked: Bodies of all requests.
+        asked_headers: Their headers.
         fails: Status of every answer, if not 200.
         breaks_after: Events after which it breaks off.
         may_answer: What answers wait for.
@@ -24,6 +25,7 @@ class FakeEngine:
     def __init__(self, name: str) -> None:
         self.name = name
         self.asked: list[dict[str, Any]] = []
+        self.asked_headers: list[dict[str, str]] = []
         self.fails = 200
         self.breaks_after: int | None = None
         self.url = ""
@@ -33,6 +35,7 @@ class FakeEngine:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.asked.append(body)
+        self.asked_headers.append({key.lower(): value for key, value in request.headers.items()})
         await self.may_answer.wait()
         if self.fails != 200:
             raise _status(self.fails)

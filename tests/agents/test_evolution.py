@@ -77,10 +77,19 @@ def test_the_first_samples_lie_around_the_start(evolved: Path) -> None:
     assert np.abs(first.mean(axis=0) - expected).mean() < 0.5
 
 
+def test_weights_that_are_left_out_stay_zero(tmp_path: Path) -> None:
+    run = train(compose_evolution(f"run={tmp_path / 'run'}", "agent.without=[kv,stall]"))
+    out = [column.name in ("kv", "stall") for column in COLUMNS]
+    told = model_of(run).told[:, :, 1:]
+    assert not told[:, :, out].any()
+    assert np.delete(told, np.flatnonzero(out), axis=2).all()
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("+agent.start.hope=1", "agent.start.hope is none of tbt, kv"),
+        ("+agent.start.hope=1", "start: 'hope' is none of tbt, kv"),
+        ("agent.without=[hope]", "without: 'hope' is none of tbt, kv"),
         ("agent.population_size=2", "agent.population_size"),
         ("agent.network=scorer", "agent.algorithm=evolution does not train agent.network=scorer"),
         ("+agent.n_envs=2", "agent.n_envs=2"),

@@ -68,7 +68,9 @@ def played(scenario: Scenario) -> list[Episode]:
 
 def printed(scenario: Scenario, episodes: list[Episode]) -> str:
     console = Console(width=200, file=io.StringIO())
-    console.print(report.table(report.summarise(episodes), episodes, scenario, "user"))
+    console.print(
+        report.table(report.summarise(episodes), episodes, report.Setting.of([scenario]), "user")
+    )
     assert isinstance(console.file, io.StringIO)
     return " ".join(console.file.getvalue().split())
 
@@ -77,12 +79,12 @@ def test_an_evaluation_on_derived_hardware_says_so(derived: Scenario, tmp_path: 
     episodes = played(derived)
     summary = report.summarise(episodes)
     assert f"Caveats: {'; '.join(CAVEATS)}." in printed(derived, episodes)
-    report.write(tmp_path, summary, episodes, derived)
+    report.write(tmp_path, summary, episodes, report.Setting.of([derived]))
     for name in ("results.csv", "summary.csv"):
         with (tmp_path / name).open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert {row["caveats"] for row in rows} == {"; ".join(CAVEATS)}
-    title = report.figure(summary, episodes, derived).get_suptitle()
+    title = report.figure(summary, episodes, report.Setting.of([derived])).get_suptitle()
     assert title.splitlines()[1:] == list(CAVEATS)
 
 
@@ -92,17 +94,25 @@ def test_an_evaluation_on_measured_hardware_has_no_caveats(
     episodes = played(measured)
     summary = report.summarise(episodes)
     assert "Caveats" not in printed(measured, episodes)
-    report.write(tmp_path, summary, episodes, measured)
+    setting = report.Setting.of([measured])
+    report.write(tmp_path, summary, episodes, setting)
     with (tmp_path / "summary.csv").open(newline="") as file:
         assert {row["caveats"] for row in csv.DictReader(file)} == {""}
-    assert len(report.figure(summary, episodes, measured).get_suptitle().splitlines()) == 1
+    assert (
+        len(
+            report.figure(summary, episodes, report.Setting.of([measured]))
+            .get_suptitle()
+            .splitlines()
+        )
+        == 1
+    )
 
 
 def test_energy_by_engine_and_phase_is_in_the_results_alone(
     measured: Scenario, tmp_path: Path
 ) -> None:
     episodes = played(measured)
-    report.write(tmp_path, report.summarise(episodes), episodes, measured)
+    report.write(tmp_path, report.summarise(episodes), episodes, report.Setting.of([measured]))
     named = {}
     for name in ("results.csv", "summary.csv"):
         with (tmp_path / name).open(newline="") as file:

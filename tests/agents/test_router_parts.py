@@ -266,7 +266,7 @@ def test_decoders_that_answer_with_errors(tmp_path: Path) -> None:
         with pytest.raises(RefusedError) as refused:
             await ask(router, "b", "short")
         assert (refused.value.status, refused.value.body) == (422, b'{"error": {"message": "no"}}')
-        assert len(router.turns.conversations) == 0
+        assert len(router.books.conversations) == 0
         assert not any(router.runtime.summary()["engines"]["turns_in_flight"])
 
     with_engines(tmp_path, play)
@@ -310,8 +310,8 @@ def test_a_turn_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
         assert not any(fields["turns_in_flight"])
         assert not any(fields["prompt_in_flight"])
         assert router.runtime.summary()["cluster"]["at_door"] == 0
-        assert sum(fields["pinned"]) == len(router.turns.conversations)
-        assert all(not one.turns_waiting for one in router.turns.conversations)
+        assert sum(fields["pinned"]) == len(router.books.conversations)
+        assert all(not one.turns_waiting for one in router.books.conversations)
 
     with_engines(tmp_path, play)
 
@@ -340,7 +340,7 @@ def test_the_newest_of_those_held_comes_first(tmp_path: Path) -> None:
         tasks = []
         for waiting, session in enumerate("abcd"):
             tasks.append(asyncio.create_task(one(session)))
-            while len(router.turns.door) < waiting or not any(e.asked for e in engines):
+            while len(router.books.door) < waiting or not any(e.asked for e in engines):
                 await asyncio.sleep(0.001)
         assert sum(len(engine.asked) for engine in engines) == 1
         for engine in engines:

@@ -34,7 +34,7 @@ def test_each_loads_is_small_and_says_where_it_comes_from(name: str) -> None:
         header = json.loads(archive.read(HEADER))
     assert header["training"]["config"]["seed"] == 0
     command = " ".join(header["training"]["run"][0]["command"])
-    assert "experiment=paper_cluster" in command
+    assert f"experiment={name}" in command.split()
     readme = (Path(trained.__file__).parent / "README.md").read_text(encoding="utf-8")
     assert f"`{name}`" in readme
 
@@ -49,6 +49,13 @@ def test_it_decides_by_itself_on_fleets_of_other_sizes_and_roles(cluster: str) -
     assert episode.metrics["fallback_pct"] == 0.0
 
 
-def test_under_overload_it_is_well_ahead_of_conserve() -> None:
+def test_the_one_for_fleets_decides_by_itself_on_other_tiers() -> None:
+    scenario = load_scenario(["cluster=h100_1p3d", "workload.conversations=40"])
+    episode = play(scenario, resolve("fleet", scenario.cluster), 0)
+    assert episode.metrics["fallback_pct"] == 0.0
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_under_overload_each_is_well_ahead_of_conserve(name: str) -> None:
     overload = ["arrivals.rate=2"]
-    assert attainment("paper_cluster", overload) > attainment("conserve", overload) + 10.0
+    assert attainment(name, overload) > attainment("conserve", overload) + 10.0

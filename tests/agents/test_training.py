@@ -24,7 +24,6 @@ from conserve_gym.agents.training import train, training_spec
 from conserve_gym.envs.configuration import ConfigurationError, load_scenario, validated
 from conserve_gym.envs.placement_env import ConversationPlacementEnv
 from conserve_gym.envs.randomised import RandomiseSpec
-from conserve_gym.envs.reward import RewardWeights
 from conserve_gym.ledger import Placed
 from conserve_gym.observation import Scaler, field_table
 
@@ -262,13 +261,11 @@ def test_a_perceptron_is_not_trained_on_drawn_clusters(
         train(config)
 
 
-@pytest.mark.parametrize("experiment", ["paper_cluster", "fleet"])
+@pytest.mark.parametrize("experiment", ["paper_cluster", "paper_cluster_turns", "fleet"])
 def test_an_experiment_on_drawn_scenarios_is_a_whole_configuration(experiment: str) -> None:
     with hydra.initialize_config_module("conserve_gym.conf", version_base="1.3"):
         config = hydra.compose("train", [f"experiment={experiment}"])
     spec = training_spec(config)
-    network = "scorer" if experiment == "fleet" else "linear"
-    assert (spec.environment, spec.agent.network) == ("joint", network)
+    assert (spec.environment, spec.agent.network) == ("joint", "linear")
     drawn = validated(RandomiseSpec, config.randomise, "randomise")
     assert (drawn.cluster is not None) == (experiment == "fleet")
-    assert (validated(RewardWeights, config.reward).imbalance > 0.0) == (experiment == "fleet")

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from conserve_gym.agents.runtime.artifact import GOLDEN, HEADER, SCHEMA, WEIGHTS, header_checksum
+from conserve_gym.agents.twin import length_policy
 from conserve_gym.deployment import DEFAULT_DEPLOYMENT, Deployment
 from conserve_gym.estimates import COLUMNS, TABLE_COLUMNS
 from conserve_gym.fleet import Fleet
-from conserve_gym.observation import FIELDS, Scaler, field_table
+from conserve_gym.observation import Scaler
 
 
 def write(
@@ -28,26 +22,7 @@ def write(
     deployment: Deployment = DEFAULT_DEPLOYMENT,
 ) -> Path:
     """Write a policy that disaggregates prompts from a number of tokens on; infinity is never."""
-    scaler = Scaler(len(fleet.roles))
-    prompt = scaler.names.index("conversation.prompt")
-    high = next(f.high for f in FIELDS if (f.group, f.name) == ("conversation", "prompt"))
-    weight = np.zeros((2, scaler.size), dtype="<f4")
-    weight[1, prompt] = 100.0
-    threshold = 2.0 if math.isinf(disaggregate_from) else math.log1p(disaggregate_from)
-    if not math.isinf(disaggregate_from):
-        threshold /= math.log1p(high)
-    bias = np.array([0.0, 1e-3 - 100.0 * threshold], dtype="<f4")
-    observations = np.random.default_rng(0).random((4, scaler.size), dtype=np.float32)
-    layer = {"weight": "weight", "bias": "bias", "activation": "linear"}
-    return _write(
-        folder,
-        _header(name, fleet, deployment, "conversation", {"kind": "mlp", "layers": [layer]}),
-        {"weight": weight, "bias": bias},
-        {
-            "observations": observations.tolist(),
-            "scores": (observations @ weight.T + bias).tolist(),
-        },
-    )
+    return length_policy.write(folder, fleet, disaggregate_from, name=name, deployment=deployment)
 
 
 def write_holding(folder: Path, fleet: Fleet) -> Path:
@@ -57,7 +32,7 @@ def write_holding(folder: Path, fleet: Fleet) -> Path:
     tables = rng.random((4, 3, TABLE_COLUMNS), dtype=np.float32)
     observations = rng.random((4, Scaler(len(fleet.roles)).size), dtype=np.float32)
     network = {"kind": "linear", "columns": [column.name for column in COLUMNS]}
-    header = _header("holding", fleet, Deployment(may_hold=True), "joint", network)
+    header = length_policy.header("holding", fleet, Deployment(may_hold=True), "joint", network)
     for bound in ("seen_low", "seen_high"):  # engines stand there once
         header["observation"][bound] = header["observation"][bound][: Scaler(1).size]
     golden = {
@@ -65,51 +40,4 @@ def write_holding(folder: Path, fleet: Fleet) -> Path:
         "placements": tables.tolist(),
         "scores": (tables[:, :, -len(COLUMNS) :] @ weights).tolist(),
     }
-    return _write(folder, header, {"weights": weights}, golden)
-
-
-def _header(
-    name: str, fleet: Fleet, deployment: Deployment, kind: str, network: dict[str, Any]
-) -> dict[str, Any]:
-    size = Scaler(len(fleet.roles)).size
-    return {
-        "schema": SCHEMA,
-        "name": name,
-        "observation": {
-            "fields": field_table(),
-            "fleet": fleet.to_json(),
-            "seen_low": [0.0] * size,
-            "seen_high": [1.0] * size,
-        },
-        "deployment": deployment.to_json(),
-        "preference": None,
-        "actions": {"kind": kind, "offload_above": [None]},
-        "network": network,
-    }
-
-
-def _write(
-    folder: Path,
-    header: dict[str, Any],
-    tensors: Mapping[str, npt.NDArray[np.float32]],
-    golden: dict[str, Any],
-) -> Path:
-    table: dict[str, Any] = {}
-    data = b""
-    for key, tensor in tensors.items():
-        span = [len(data), len(data) + tensor.nbytes]
-        table[key] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": span}
-        data += tensor.tobytes()
-    table_bytes = json.dumps(table).encode()
-    weights = len(table_bytes).to_bytes(8, "little") + table_bytes + data
-    golden_bytes = json.dumps(golden).encode()
-    header["sha256"] = {
-        HEADER: header_checksum(header),
-        WEIGHTS: hashlib.sha256(weights).hexdigest(),
-        GOLDEN: hashlib.sha256(golden_bytes).hexdigest(),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / WEIGHTS).write_bytes(weights)
-    (folder / GOLDEN).write_bytes(golden_bytes)
-    (folder / HEADER).write_text(json.dumps(header))
-    return folder
+    return length_policy.save(folder, header, {"weights": weights}, golden)

@@ -18,15 +18,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import tiny_llama
 import tiny_policy
 
+from conserve_gym.agents.fidelity_check import public
+from conserve_gym.agents.twin import tiny_llama
+from conserve_gym.agents.twin.llama_engine import LlamaEngine
+from conserve_gym.envs.calibration.derive import Model
 from conserve_gym.fleet import Fleet, Role
 
 SERVE = Path(__file__).parents[2] / "scripts" / "serve.py"
 NAMES = ("prefill", "one", "two")
 ROLES = (Role.PREFILL, Role.DECODE, Role.DECODE)
-KV_TOKENS = tiny_llama.CONTEXT * tiny_llama.MAX_SEQUENCES
+TOKEN_BUDGET, MAX_SEQUENCES, CONTEXT = 512, 8, 4096
+KV_TOKENS = CONTEXT * MAX_SEQUENCES
 FLEET = Fleet(ROLES, (KV_TOKENS,) * 3)
 FROM_TOKENS = 200  # the tests' policy disaggregates prompts from here on
 
@@ -102,6 +106,15 @@ def until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any
     return found
 
 
+def tiny_engine(folder: Path, slots: Path | None = None, port: int = 0) -> LlamaEngine:
+    """An engine with the tiny model, which is written if it is not there."""
+    model = folder / "tiny.gguf"
+    if not model.exists():
+        tiny_llama.write(model, public("model", "tiny_llama", Model), CONTEXT)
+    saved = str(slots) if slots else None
+    return LlamaEngine(str(model), TOKEN_BUDGET, MAX_SEQUENCES, CONTEXT, saved, port)
+
+
 def counters(url: str) -> dict[str, float]:
     """Return Prometheus metrics by name, labels included."""
     text = ask(f"{url}/metrics").body.decode()
@@ -116,13 +129,12 @@ class Rack:
         self.folder = folder
         self.slots = folder / "slots"
         self.slots.mkdir()
-        tiny_llama.write(folder / "tiny.gguf")
         started = [self._start(0) for _ in NAMES]
         self.processes = [process for process, _ in started]
         self.urls = [url for _, url in started]
 
     def _start(self, port: int) -> tuple[subprocess.Popen[str], str]:
-        return tiny_llama.start(self.folder, port, self.slots)
+        return tiny_engine(self.folder, self.slots, port).start(self.folder / "server.log")
 
     def kill(self, engine: int) -> None:
         self.processes[engine].kill()

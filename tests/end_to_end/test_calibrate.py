@@ -14,7 +14,7 @@ from subprocess import CompletedProcess
 import hydra
 import numpy as np
 import pytest
-import tiny_llama
+import rack
 from commands import SCRIPTS, call, rows, run
 from fake_endpoint import (
     MAX_SEQUENCES,
@@ -28,6 +28,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from conserve_gym.agents.calibrate import calibrate as command
+from conserve_gym.agents.twin import tiny_llama
 from conserve_gym.envs.calibration import derive
 from conserve_gym.envs.calibration.check import Check, draw
 from conserve_gym.envs.calibration.check import run as play
@@ -161,16 +162,16 @@ def test_an_engine_with_known_steps(prompts: str) -> None:
         found = Measurement(client, plan, Prompts(endpoint, seed=0))  # type: ignore[arg-type]
         await found.run(lambda: None)
         laws = fit(found.steps)
-        tier = replace(hardware(), **laws._asdict())
-        arrivals = draw(tier, plan, 24, seed=0)
         assert found.overhead is not None
+        overhead = EngineOverhead(0.0, 0.0, request_ms=found.overhead.ms)
+        tier = replace(hardware(), overhead=overhead, **laws._asdict())
+        arrivals = draw(tier, plan, 24, seed=0)
         checked = await play(
             client,  # type: ignore[arg-type]
             Prompts(endpoint, seed=1),
             arrivals,
             tier,
             plan,
-            found.overhead.ms,
             lambda: None,
         )
         running.cancel()
@@ -309,18 +310,17 @@ def test_a_gpu_is_needed(tmp_path: Path) -> None:
 def test_a_real_engine(tmp_path: Path) -> None:
     """llama.cpp on a machine that others use too: what is predicted is of the right size."""
     first, last = tiny_llama.TOKEN_IDS
-    with tiny_llama.served(tmp_path) as url:
+    with rack.tiny_engine(tmp_path).served(tmp_path / "server.log") as (_, url):
         done = run(
             "calibrate",
-            f"--config-dir={Path(__file__).parent / 'conf'}",
-            "gpu=cpu",
+            "gpu=cpu_core",
             "model=tiny_llama",
             "name=mine",
             "output=out",
             f"endpoint.url={url}",
             f"endpoint.token_ids=[{first},{last}]",
-            f"plan.token_budget={tiny_llama.TOKEN_BUDGET}",
-            f"plan.max_sequences={tiny_llama.MAX_SEQUENCES}",
+            f"plan.token_budget={rack.TOKEN_BUDGET}",
+            f"plan.max_sequences={rack.MAX_SEQUENCES}",
             "plan.prompt_lengths=[16,64,128,256,384,500]",
             "plan.chunk_lengths=[64,448]",
             "plan.contexts=[64,512]",

@@ -135,3 +135,10 @@ def test_estimates_are_finite_within_bounds_and_follow_their_engines(seen: Obser
     for row in table:
         other = others[where[n - 1 - int(row[0]), n - 1 - int(row[1])]]
         np.testing.assert_allclose(other[3:], row[3:], rtol=1e-4, atol=1e-4)
+
+
+def test_kv_once_placed_is_what_is_held_and_what_is_lacking() -> None:
+    of = fleet(2)
+    seen = observed(of, new=200.0, turn=1, home=0, kv_known=[0.5, 0.5], holds=[800.0, 0.0])
+    assert estimate(seen, 0, 0)["kv"] == pytest.approx(0.5 + 200.0 / 10_000, abs=1e-5)
+    assert estimate(seen, 1, 1)["kv"] == pytest.approx(0.5 + 1000.0 / 10_000, abs=1e-5)

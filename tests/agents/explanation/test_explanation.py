@@ -10,8 +10,6 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -21,7 +19,7 @@ from conserve_gym.agents.explanation.counterfactual import Counterfactual
 from conserve_gym.agents.explanation.distillation import distil, losses
 from conserve_gym.agents.explanation.importance import importance
 from conserve_gym.agents.explanation.recording import Recording, exported_policy, record
-from conserve_gym.agents.explanation.shares import normalised_entropy, share_rows
+from conserve_gym.agents.explanation.shares import share_rows
 from conserve_gym.agents.explanation.study import run
 from conserve_gym.agents.policies import resolve
 from conserve_gym.agents.runtime.artifact import Artifact
@@ -149,15 +147,6 @@ def test_a_policy_that_holds_is_asked_about_holding_too(scenario: Scenario) -> N
     rule = distil([recording], scheduler, 1)
     loss = losses([recording], scenario, scheduler, rule, rule)
     assert all(0.0 <= each.attainment_pct.mean <= 100.0 for each in loss)
-
-
-@given(st.lists(st.integers(0, 50), min_size=2, max_size=16).filter(any))
-def test_entropy_is_normalised(counts: list[int]) -> None:
-    shares = np.array(counts) / sum(counts)
-    entropy = normalised_entropy(shares, range(len(counts)))
-    assert -1e-12 <= entropy <= 1.0 + 1e-12
-    assert (entropy < 1e-12) == (max(counts) == sum(counts))
-    assert (entropy > 1.0 - 1e-12) == (len(set(counts)) == 1)
 
 
 def test_shares_show_who_herds(scenario: Scenario) -> None:

@@ -1,0 +1,1 @@
+"""Routers that people already run, deciding with a policy: thin front ends of ``agents.router``."""
