@@ -75,8 +75,8 @@ def _replay(
     observer = Observer(Ledger(), fleet, Deployment.from_json(head["deployment"]))
     observer.restore(head["state"])
     up = list(head["up"])
-    for scheduler in policies.values():
-        scheduler.reset(0)
+    for policy in policies.values():
+        policy.reset(0)
     for record in records:
         if "event" in record:
             observer.read((event_of(record),))
