@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from commands import call, command, rows, run
 
+QUICK_TO_COMPOSE = ("workloads.claude_code=null", "workloads.chat=null")
 TINY = (
     "policies=[colocate,conserve]",
     "clusters=[a40_1p3d]",
-    "workloads.claude_code=null",
-    "workloads.chat=null",
+    *QUICK_TO_COMPOSE,
     "workloads.miniswe.overrides=[workload\\=miniswe,workload.conversations\\=12]",
     "workloads.miniswe.rates=[1.0,4.0]",
     "seeds=2",
@@ -113,7 +113,7 @@ def test_a_benchmark_is_killed_resumed_checked_and_takes_a_submission(tmp_path: 
 def test_wrong_input_is_one_clear_error_and_leaves_nothing(
     tmp_path: Path, arguments: list[str], says: str
 ) -> None:
-    failed = call("benchmark", *arguments, "output=out", cwd=tmp_path)
+    failed = call("benchmark", *QUICK_TO_COMPOSE, *arguments, "output=out", cwd=tmp_path)
     assert failed.returncode == 2
     assert says in failed.stderr
     assert len(failed.stderr.strip().splitlines()) == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from commands import command, rows, run
+from commands import call, command, rows, run
 
 TINY_RUN = (
     "experiment=quick",
@@ -51,7 +51,7 @@ def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
         *arguments[:3],
         f"output={tmp_path / 'out' / 'arrivals.rate_1'}",
     ]
-    again = launched("evaluate", "arrivals.rate=1", *arguments, "seeds=2", cwd=tmp_path)
+    again = call("evaluate", "--multirun", "arrivals.rate=1", *arguments, "seeds=2", cwd=tmp_path)
     assert again.returncode == 2  # the folder's table still has the one that failed
     left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
     assert left == {"out"}  # matplotlib keeps its fonts in .cache of HOME
