@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,14 +12,13 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, track
+from rich.progress import track
 
 from conserve_gym.agents import multirun
 from conserve_gym.errors import ConServeGymError
-from conserve_gym.policy import Policy
 
 CONFIG = {"config_path": "pkg://conserve_gym.conf", "version_base": "1.3"}
 
@@ -74,53 +74,12 @@ def train(config: DictConfig) -> None:
 @_command
 def evaluate(config: DictConfig) -> float:
     """Play policies on the same seeds; returns the last one's SLO attainment for sweepers."""
-    from conserve_gym.agents import report
-    from conserve_gym.agents.evaluation import play
-    from conserve_gym.agents.policies import resolve
-    from conserve_gym.agents.provenance import provenance, write_json
-    from conserve_gym.agents.seeds import evaluation_seeds
-    from conserve_gym.envs.configuration import ConfigurationError
-    from conserve_gym.envs.randomised import of_seeds, scenarios
-    from conserve_gym.envs.serving.timeline import Timeline
-    from conserve_gym.metrics import CLOCKS
+    from conserve_gym.agents.evaluate import run
 
-    if not isinstance(config.timeline, bool):
-        raise ConfigurationError(f"timeline={config.timeline!r} must be true or false")
-    if config.clock not in CLOCKS:
-        raise ConfigurationError(f"clock={config.clock!r} is none of {', '.join(CLOCKS)}")
-    seeds = evaluation_seeds(config.seeds)
-    played = dict(zip(seeds, of_seeds(scenarios(config), seeds), strict=True))
-    first = played[seeds[0]]
-    names = _policy_names(config.policies)
-    policies = [resolve(name, first.cluster) for name in names]
-    _name_apart(policies, names)
-    folder = _folder(config.output)
-    cells = [(*each, seed) for each in zip(names, policies, strict=True) for seed in seeds]
-    console = Console()
-    episodes, timelines = [], []
-    for name, policy, seed in track(cells, "playing", console=console, transient=True):
-        built, called = played[seed], policy.name
-        if built is not first:  # it may have another cluster
-            policy = resolve(name, built.cluster)
-            policy.name = called
-        drawn = config.timeline and seed == seeds[0]
-        timeline = Timeline(built.cluster.deployed(policy.deployment)) if drawn else None
-        episodes.append(play(built, policy, seed, timeline))
-        if timeline is not None:
-            timelines += report.write_timeline(folder, episodes[-1], timeline)
-    summary = report.summarise(episodes)
-    setting = report.Setting.of(list(played.values()))
-    written = report.write(folder, summary, episodes, setting)
-    settings = OmegaConf.to_container(config, resolve=True)
-    stamp = provenance(first.cluster)
-    write_json(folder / "evaluation.json", {"config": settings, **stamp})
-    console.print(report.table(summary, episodes, setting, config.clock, _overrides()))
-    for path in (*written, folder / "evaluation.json", *timelines):
-        console.print(str(path), soft_wrap=True)
-    attained = {f"{name}, %": of["slo_attainment_pct"].mean for name, of in summary.items()}
+    attained = run(config, HydraConfig.get().overrides.task, Console())
     if multirun.is_job():
-        multirun.tell(attained)
-    return summary[policies[-1].name]["slo_attainment_pct"].mean
+        multirun.tell({f"{name}, %": pct for name, pct in attained.items()})
+    return list(attained.values())[-1]
 
 
 @hydra.main(config_name="tune", **CONFIG)
@@ -242,10 +201,11 @@ def validate(config: DictConfig) -> None:
     """Print the fidelity report and write ``fidelity.csv``; exits with 1 if a limit is broken."""
     from conserve_gym.agents import fidelity
     from conserve_gym.agents.fidelity_check import Check
+    from conserve_gym.envs.configuration import output_folder
     from conserve_gym.envs.workloads.conversation import WorkloadError
 
     measurements, traces = (_given_folder(config, key) for key in ("measurements", "traces"))
-    folder = _folder(config.output)
+    folder = output_folder(config.output)
     console = Console()
     groups = list(fidelity.groups(measurements, traces))
     checks: list[Check] = []
@@ -285,12 +245,12 @@ def reproduce(config: DictConfig) -> None:
     from conserve_gym.agents.reproduction.cells import paper_scenario
     from conserve_gym.agents.reproduction.spec import ReproductionSpec
     from conserve_gym.agents.reproduction.values import Values
-    from conserve_gym.envs.configuration import validated
+    from conserve_gym.envs.configuration import output_folder, validated
 
     spec = validated(ReproductionSpec, config)
     scenario = paper_scenario(spec.workload)
     workload, caveats = scenario.workload.name, "; ".join(scenario.cluster.caveats)
-    _folder(str(spec.output))
+    output_folder(spec.output)
     console = Console()
     settings = {key: str(config[key]) for key in ("workload", "redraw")}
     settings |= {f"scenarios.{name}": str(one) for name, one in config.scenarios.items()}
@@ -322,32 +282,14 @@ def benchmark(config: DictConfig) -> None:
 @_command
 def serve(config: DictConfig) -> None:
     """Serve OpenAI's API in front of real engines until stopped."""
-    from conserve_gym.envs.configuration import ConfigurationError, validated
-
-    _ = config.engines  # said to be needed before anything else is looked at
-    try:
-        from conserve_gym.agents.router.serve import serve as run
-    except ImportError as error:
-        raise ConfigurationError(f"{error}: pip install 'conserve-gym[router]'") from None
-    from conserve_gym.agents.router.spec import RouterSpec
-
-    run(validated(RouterSpec, config))
+    _route(config, "conserve_gym.agents.router.serve", "router")
 
 
 @hydra.main(config_name="pick_endpoints", **CONFIG)
 @_command
 def pick_endpoints(config: DictConfig) -> None:
     """Tell Envoy where requests go until stopped."""
-    from conserve_gym.envs.configuration import ConfigurationError, validated
-
-    _ = config.engines  # said to be needed before anything else is looked at
-    try:
-        from conserve_gym.agents.bridges.envoy import serve as run
-    except ImportError as error:
-        raise ConfigurationError(f"{error}: pip install 'conserve-gym[bridges-envoy]'") from None
-    from conserve_gym.agents.router.spec import RouterSpec
-
-    run(validated(RouterSpec, config))
+    _route(config, "conserve_gym.agents.bridges.envoy", "bridges-envoy")
 
 
 @hydra.main(config_name="replay", **CONFIG)
@@ -375,59 +317,9 @@ def replay(config: DictConfig) -> None:
 @_command
 def fetch_traces(config: DictConfig) -> None:
     """Fetch public recordings into a folder, or show which there are."""
-    from conserve_gym.envs.configuration import ConfigurationError, validated
-    from conserve_gym.envs.workloads.fetch import SUMS, Original, fetch
+    from conserve_gym.agents.fetch_tool import run
 
-    originals = validated(dict[str, Original], config.originals, "originals")
-    console = Console()
-    if not isinstance(config.convert, bool):
-        raise ConfigurationError(f"convert={config.convert!r} must be true or false")
-    if config.names is None:
-        for name, one in originals.items():
-            console.print(f"{name}: {one.says}; {one.licence}\n  {one.address}", soft_wrap=True)
-        console.print("names=[...] fetches them, names=all every one")
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    for name in _original_names(config.names, list(originals)):
-        with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task(name, total=None)
-            show = functools.partial(_show_progress, progress, task)
-            fetched = fetch(originals[name], Path(str(config.output)).expanduser(), show)
-        says = "fetched" if fetched.came else "already here"
-        says += ", verified" if fetched.verified else f", its SHA-256 now written down in {SUMS}"
-        console.print(f"{name}: {says}\n{fetched.path}", soft_wrap=True)
-        if config.convert:
-            _convert(fetched.path, console)
-
-
-def _convert(path: Path, console: Console) -> None:
-    """Write a recording as our own csv beside it."""
-    from conserve_gym.envs.workloads.convert import convert
-    from conserve_gym.envs.workloads.readers.registry import open_recordings
-
-    target = path.with_name(f"{path.name.partition('.')[0]}.conserve.csv.gz")
-    source, recordings = open_recordings(path, on_error="skip")
-    written = convert(recordings, target)
-    says = f"{written.conversations:,} conversations, {written.turns:,} turns"
-    if source.skipped:
-        says += f"; {source.skipped:,} with bad rows left out: {source.problems[0]}"
-    console.print(f"{target}: {says}", soft_wrap=True)
-
-
-def _show_progress(progress: Progress, task: TaskID, here: int, total: int | None) -> None:
-    progress.update(task, completed=here, total=total)
-
-
-def _original_names(value: object, known: list[str]) -> list[str]:
-    from conserve_gym.envs.configuration import ConfigurationError
-
-    if value == "all":
-        return known
-    names = [str(name) for name in value] if isinstance(value, ListConfig) else [str(value)]
-    for name in names:
-        if name not in known:
-            raise ConfigurationError(f"names={name} is none of all, {', '.join(known)}")
-    return names
+    run(config, Console())
 
 
 @_command
@@ -464,37 +356,18 @@ def _given_folder(config: DictConfig, key: str) -> Path | None:
     return None
 
 
-def _folder(output: str) -> Path:
-    """Return a folder to write to."""
-    from conserve_gym.envs.configuration import ConfigurationError
+def _route(config: DictConfig, module: str, extra: str) -> None:
+    """Run what serves engines, from a module that needs an extra.
 
-    folder = Path(output)
+    Raises:
+        ConfigurationError: The extra is not installed, or a value is not right.
+    """
+    from conserve_gym.envs.configuration import ConfigurationError, validated
+
+    _ = config.engines  # said to be needed before anything else is looked at
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"output={folder}: {error.strerror}") from None
-    return folder
-
-
-def _overrides() -> list[str]:
-    """Return what was set on the command line, but for what the table shows anyway."""
-    shown = ("policies=", "seeds=", "output=", "clock=", "timeline=", "workload.path=")
-    return [o for o in HydraConfig.get().overrides.task if not o.startswith(shown)]
-
-
-def _policy_names(value: object) -> list[Any]:
-    from conserve_gym.envs.configuration import ConfigurationError
-
-    given = OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
-    names = given if isinstance(given, list) else [given]
-    if not names or any(names.count(name) > 1 for name in names):
-        raise ConfigurationError(f"policies={names} must name at least one, and none twice")
-    return names
-
-
-def _name_apart(policies: list[Policy], names: list[Any]) -> None:
-    """Call policies by what the user wrote where two would have one name."""
-    called = [policy.name for policy in policies]
-    for policy, name in zip(policies, names, strict=True):
-        if called.count(policy.name) > 1:
-            policy.name = str(name)
+        serve = importlib.import_module(module).serve
+        from conserve_gym.agents.router.spec import RouterSpec
+    except ImportError as error:
+        raise ConfigurationError(f"{error}: pip install 'conserve-gym[{extra}]'") from None
+    serve(validated(RouterSpec, config))

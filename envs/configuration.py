@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import hydra
@@ -263,3 +264,17 @@ def _named(error: ValidationError, section: str) -> ConfigurationError:
 
 def _first_lines(error: Exception) -> str:
     return " ".join(str(error).split("\n    ")[0].split())
+
+
+def output_folder(output: str | Path) -> Path:
+    """Return a folder to write to.
+
+    Raises:
+        ConfigurationError: It cannot be made.
+    """
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"output={folder}: {error.strerror}") from None
+    return folder

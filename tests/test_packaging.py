@@ -155,6 +155,7 @@ def test_running_environment_resolves_the_mapping(tmp_path: Path) -> None:
         "conserve-validate",
         "conserve-reproduce",
         "conserve-tune",
+        "conserve-twin",
         "conserve-sweep",
         "conserve-ablate",
         "conserve-explain",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+from filelock import FileLock
 from omegaconf import DictConfig
 
 # Helpers beside these tests: pytest's importlib mode does not make them importable.
@@ -74,19 +75,28 @@ RUNS: dict[str, tuple[str, ...]] = {
 
 @pytest.fixture(scope="session", params=RUNS)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a finished run, for each kind of action and of network."""
+    """Return the folder of a finished and exported run, for each kind of action and of network.
+
+    Pytest sets it up again in each file that asks for it, and in each worker: who comes first
+    trains.
+    """
+    from conserve_gym.agents.export import export
     from conserve_gym.agents.training import train
 
-    folder = tmp_path_factory.mktemp("runs") / str(request.param)
-    if request.param == "joint_linear":
-        return train(compose_evolution(f"run={folder}", *RUNS[request.param]))
-    return train(compose_tiny(f"run={folder}", *RUNS[request.param]))
+    shared = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        shared = shared.parent
+    folder = shared / "trained" / str(request.param)
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "policy").exists():
+            compose = compose_evolution if request.param == "joint_linear" else compose_tiny
+            train(compose(f"run={folder}", *RUNS[request.param]))
+            export(folder, folder / "policy")
+    return folder
 
 
 @pytest.fixture(scope="session")
 def exported(trained: Path) -> Path:
     """Return the exported policy of the finished run."""
-    from conserve_gym.agents.export import export
-
-    export(trained, trained / "policy")
     return trained / "policy"

@@ -225,8 +225,9 @@ def test_a_training_on_drawn_scenarios_is_judged_on_such(
     from conserve_gym.agents.training import train
 
     drawn = ("environment=joint", "agent=maskable_ppo", "agent.network=scorer", "randomise=fleet")
-    small = "randomise.conversations=8"
-    folder = train(tiny_config(f"run={tmp_path / 'run'}", *drawn, small))
+    workloads = ("~randomise.workloads.claude_code", "~randomise.workloads.chat")  # slow to compose
+    small = (*workloads, "randomise.conversations=8")
+    folder = train(tiny_config(f"run={tmp_path / 'run'}", *drawn, *small))
     fleets = []
 
     def noted(load: Scenario, policy: LearnedPolicy, seed: int) -> Episode:

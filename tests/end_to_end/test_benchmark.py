@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from commands import call, command, rows, run
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
+QUICK_TO_COMPOSE = ("workloads.claude_code=null", "workloads.chat=null")
 TINY = (
     "policies=[colocate,conserve]",
     "clusters=[a40_1p3d]",
-    "workloads.claude_code=null",
-    "workloads.chat=null",
+    *QUICK_TO_COMPOSE,
     "workloads.miniswe.overrides=[workload\\=miniswe,workload.conversations\\=12]",
     "workloads.miniswe.rates=[1.0,4.0]",
     "seeds=2",
@@ -43,21 +40,10 @@ class Mine:
 """
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "COLUMNS": "250"},
-    )
-
-
 def kill_after_first_result(*arguments: str, cwd: Path) -> None:
     """Start a benchmark and kill it once it has played something."""
     process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *arguments],
+        command("benchmark", *arguments),
         cwd=cwd,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -77,7 +63,7 @@ def test_a_benchmark_is_killed_resumed_checked_and_takes_a_submission(tmp_path: 
     kill_after_first_result(*TINY, cwd=tmp_path)
     out = tmp_path / "out"
     kept = (out / "cells.jsonl").read_bytes().rpartition(b"\n")[0]
-    done = run(*TINY, cwd=tmp_path)
+    done = run("benchmark", *TINY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "8 cells, of which" in done.stdout
     assert (out / "cells.jsonl").read_bytes().startswith(kept)
@@ -96,25 +82,24 @@ def test_a_benchmark_is_killed_resumed_checked_and_takes_a_submission(tmp_path: 
         "distributions_a40_1p3d.png",
     }
     assert not [name for name in names if name.endswith(".partial")]
-    rows = pd.read_parquet(out / "results.parquet")
-    grid = rows[rows["phase"] == "load"]
+    results = pd.read_parquet(out / "results.parquet")
+    grid = results[results["phase"] == "load"]
     assert len(grid) == 2 * 2 * 2
     assert not grid.duplicated(["policy", "rate", "seed"]).any()
     first = (out / "leaderboard.md").read_text("utf-8").splitlines()[0].removeprefix("- ")
     assert " leads on a40_1p3d with " in first
     assert first in " ".join(done.stdout.split())
 
-    verified = run("verify=out", "rows=2", cwd=tmp_path)
+    verified = run("benchmark", "verify=out", "rows=2", cwd=tmp_path)
     assert verified.returncode == 0, verified.stderr
     assert verified.stdout.count("are the same to the last digit") == 2
 
     (tmp_path / "mine.py").write_text(MINE)
-    scored = run(*TINY, "submission=mine.py:Mine", cwd=tmp_path)
+    scored = run("benchmark", *TINY, "submission=mine.py:Mine", cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
     assert "12 cells, of which 8 are stored" in scored.stdout
     assert "mine ranks " in scored.stdout and " of 3 on a40_1p3d" in scored.stdout
-    with (out / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
-        ranked = {row["policy"] for row in csv.DictReader(file) if row["rank"]}
+    ranked = {row["policy"] for row in rows(out / "leaderboard.csv") if row["rank"]}
     assert ranked == {"colocate", "conserve", "mine"}
 
 
@@ -128,7 +113,7 @@ def test_a_benchmark_is_killed_resumed_checked_and_takes_a_submission(tmp_path: 
 def test_wrong_input_is_one_clear_error_and_leaves_nothing(
     tmp_path: Path, arguments: list[str], says: str
 ) -> None:
-    failed = run(*arguments, "output=out", cwd=tmp_path)
+    failed = call("benchmark", *QUICK_TO_COMPOSE, *arguments, "output=out", cwd=tmp_path)
     assert failed.returncode == 2
     assert says in failed.stderr
     assert len(failed.stderr.strip().splitlines()) == 1

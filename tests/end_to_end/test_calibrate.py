@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import importlib.util
 import math
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import hydra
 import numpy as np
 import pytest
 import rack
+from commands import SCRIPTS, call, rows, run
 from fake_endpoint import (
     MAX_SEQUENCES,
     TOKEN_BUDGET,
@@ -48,7 +46,6 @@ from conserve_gym.envs.serving.hardware import (
 )
 from conserve_gym.errors import ConServeGymError
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 KNOWN = Laws(
     PrefillLaw(0.0, 6.0, 3.5, 60.0, 150.0, 0.0),
     DecodeLaw(0.0, 0.0, 9.0, 500.0, 4.0),
@@ -67,28 +64,12 @@ PLAN = (
 FOR = ("gpu=a40", "model=qwen3_8b", "name=mine", "output=out")
 
 
-def calibrate(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return run("calibrate", *FOR, *arguments, cwd=cwd)
-
-
-def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPTS / f"{script}.py"), *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "COLUMNS": "200"},
-    )
+def calibrate(*arguments: str, cwd: Path) -> CompletedProcess[str]:
+    return call("calibrate", *FOR, *arguments, cwd=cwd)
 
 
 def written(folder: Path) -> Hardware:
     return validated(Hardware, OmegaConf.load(folder / "out" / "hardware" / "mine.yaml"))
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def hardware() -> Hardware:
@@ -131,7 +112,7 @@ def test_measured_steps_give_back_the_laws_that_made_them(tmp_path: Path) -> Non
     names = {p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*.*")}
     assert names == {p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.*")}
     use = done.stdout.split("use it: ")[1].split()
-    used = run("evaluate", *use[2:], "workload.conversations=8", "seeds=1", cwd=tmp_path)
+    used = call("evaluate", *use[2:], "workload.conversations=8", "seeds=1", cwd=tmp_path)
     assert used.returncode == 0, used.stderr
 
 
@@ -143,7 +124,7 @@ def test_public_figures_say_that_they_are_derived_and_train(tmp_path: Path) -> N
     assert found.provenance.derived
     assert (found.gpu, found.limits.peak_tflops) == ("Overclocked", 200.0)
     use = done.stdout.split("use it: ")[1].split()
-    trained = run(
+    trained = call(
         "train",
         *use[2:],
         "experiment=quick",
@@ -319,7 +300,7 @@ def test_a_gpu_is_needed(tmp_path: Path) -> None:
         2,
         "error: gpu is needed: gpu=...; --help lists them\n",
     )
-    assert "a100_80gb" in run("calibrate", "--help", cwd=tmp_path).stdout
+    assert "a100_80gb" in call("calibrate", "--help", cwd=tmp_path).stdout
 
 
 @pytest.mark.skipif(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+from commands import call, command, rows, run
 
-ROOT = Path(__file__).parents[2]
 TINY_RUN = (
     "experiment=quick",
     "workload.conversations=16",
@@ -30,21 +28,9 @@ LAUNCHERS = {
 }
 
 
-def launched(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--multirun", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        # Ray writes a token below HOME.
-        env={**os.environ, "COLUMNS": "200", "HOME": str(cwd), "RAY_AUTH_MODE": "disabled"},
-    )
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def launched(script: str, *arguments: str, cwd: Path) -> CompletedProcess[str]:
+    # Ray writes a token below HOME.
+    return run(script, "--multirun", *arguments, cwd=cwd, HOME=str(cwd), RAY_AUTH_MODE="disabled")
 
 
 def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -65,7 +51,7 @@ def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
         *arguments[:3],
         f"output={tmp_path / 'out' / 'arrivals.rate_1'}",
     ]
-    again = launched("evaluate", "arrivals.rate=1", *arguments, "seeds=2", cwd=tmp_path)
+    again = call("evaluate", "--multirun", "arrivals.rate=1", *arguments, "seeds=2", cwd=tmp_path)
     assert again.returncode == 2  # the folder's table still has the one that failed
     left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
     assert left == {"out"}  # matplotlib keeps its fonts in .cache of HOME
@@ -99,7 +85,7 @@ def test_killed_jobs_resume(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra joblib")
     arguments = (*TINY_RUN, "total_timesteps=4096", "run=study", "hydra/launcher=joblib")
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "train.py"), "--multirun", "seed=0,1", *arguments],
+        command("train", "--multirun", "seed=0,1", *arguments),
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from commands import call, command, rows, run
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
 # Hydra merges dictionaries: to leave the packaged settings out, the key goes and comes again.
 SCENARIOS_ANEW = (
     "~scenarios",
@@ -36,21 +34,6 @@ PARTS = ("table", "shares", "scenarios", "sensitivity")
 PICTURES = ("headline", "headline_user", "energy", "shares", "scenarios", "sensitivity")
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(SCRIPT), *arguments]
-
-
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "COLUMNS": "250"},
-    )
-
-
 def cells(folder: Path) -> list[str]:
     """Return the cells of the whole lines of the results."""
     whole, _, _ = (folder / "cells.jsonl").read_text().rpartition("\n")
@@ -58,7 +41,7 @@ def cells(folder: Path) -> list[str]:
 
 
 def test_a_reproduction_writes_tables_pictures_and_a_report(tmp_path: Path) -> None:
-    done = run(*TINY, cwd=tmp_path)
+    done = run("reproduce", *TINY, "workers=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
     names = {f"{part}.csv" for part in PARTS} | {f"{name}.png" for name in PICTURES}
@@ -78,14 +61,13 @@ def test_a_reproduction_writes_tables_pictures_and_a_report(tmp_path: Path) -> N
     assert "the user's clock" in verdict
     assert any(says in verdict for says in ("the winner round", "the two level", "parts the two"))
     assert " ".join(verdict.split()) in " ".join(done.stdout.split())
-    with (out / "table.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {row["rate"] for row in rows} == {"1.0", "1.634"}
-    assert {row["caps"] for row in rows} == {"300/300"}
-    assert {row["clock"] for row in rows} == {"artifact", "user"}
+    table = rows(out / "table.csv")
+    assert {row["rate"] for row in table} == {"1.0", "1.634"}
+    assert {row["caps"] for row in table} == {"300/300"}
+    assert {row["clock"] for row in table} == {"artifact", "user"}
     shown = {
         row["arm"]: row["paper"]
-        for row in rows
+        for row in table
         if (row["clock"], row["rate"], row["metric"], row["statistic"])
         == ("artifact", "1.634", "ttfet", "p95")
     }
@@ -108,7 +90,7 @@ def stopped(signum: signal.Signals, *arguments: str, cwd: Path) -> tuple[int, li
     size = results.stat().st_size if results.exists() else 0
     with (cwd / "errors").open("w") as errors:
         process = subprocess.Popen(
-            command(*arguments),
+            command("reproduce", *arguments),
             cwd=cwd,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -165,7 +147,7 @@ def test_a_stopped_reproduction_goes_on_and_leaves_nobody_behind(tmp_path: Path)
     assert interrupted[: len(killed)] == killed
 
     kept = (out / "cells.jsonl").read_bytes().rpartition(b"\n")[0]
-    resumed = run(*arguments, cwd=tmp_path)
+    resumed = run("reproduce", *arguments, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert (out / "cells.jsonl").read_bytes().startswith(kept)
     assert len(cells(out)) == len(set(cells(out))) == total
@@ -183,7 +165,7 @@ def test_a_stopped_reproduction_goes_on_and_leaves_nobody_behind(tmp_path: Path)
 def test_wrong_input_is_one_clear_error_and_leaves_nothing(
     tmp_path: Path, arguments: list[str], says: str
 ) -> None:
-    failed = run(*arguments, "output=out", cwd=tmp_path)
+    failed = call("reproduce", *arguments, "output=out", cwd=tmp_path)
     assert failed.returncode in (1, 2)
     assert says in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -195,7 +177,7 @@ def test_wrong_input_is_one_clear_error_and_leaves_nothing(
 def test_a_folder_of_another_workload_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "settings.json").write_text('{"workload": {"path": "another.csv"}}')
-    failed = run(*TINY, cwd=tmp_path)
+    failed = call("reproduce", *TINY, cwd=tmp_path)
     assert failed.returncode == 2
     assert "output=out holds results with another" in failed.stderr
     assert "workload" in failed.stderr

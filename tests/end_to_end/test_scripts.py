@@ -1,4 +1,4 @@
-"""The real scripts in processes of their own: the whole path, a kill, and wrong input."""
+"""The real scripts: the whole path, a kill, and wrong input."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import functools
 import gzip
 import json
 import math
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from commands import call, command, rows, run
 
-ROOT = Path(__file__).parents[2]
-TRACE = ROOT.parent / "shared" / "traces" / "conserve_miniswe_trace.csv.gz"
+TRACE = Path(__file__).parents[3] / "shared" / "traces" / "conserve_miniswe_trace.csv.gz"
 TINY_RUN = (
     "experiment=quick",
     "workload.conversations=16",
@@ -29,29 +27,13 @@ TINY_RUN = (
 )
 
 
-def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_train_export_evaluate(tmp_path: Path) -> None:
-    trained = run("train", *TINY_RUN, "total_timesteps=256", "run=runs/tiny", cwd=tmp_path)
+    trained = call("train", *TINY_RUN, "total_timesteps=256", "run=runs/tiny", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     exported = run("export", "run=runs/tiny", cwd=tmp_path)
     assert exported.returncode == 0, exported.stderr
     assert "verified" in exported.stdout
-    evaluated = run(
+    evaluated = call(
         "evaluate",
         "policies=[colocate,full_disagg,conserve,conserve_oracle,random,runs/tiny,runs/tiny/policy]",
         "seeds=2",
@@ -96,7 +78,7 @@ def test_train_export_evaluate(tmp_path: Path) -> None:
     assert len(placed) == 16
     assert rows(tmp_path / "out" / "summary.csv")[0].keys() >= {"mean", "ci95_low", "ci95_high"}
     assert not list(tmp_path.rglob("*.partial"))
-    again = run("evaluate", "seeds=2", "workload.conversations=16", "output=again", cwd=tmp_path)
+    again = call("evaluate", "seeds=2", "workload.conversations=16", "output=again", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert not list((tmp_path / "again").glob("timeline-*"))
     first = {tuple(row.values()) for row in results if row["policy"] in ("colocate", "conserve")}
@@ -104,9 +86,9 @@ def test_train_export_evaluate(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_resumes_within_a_checkpoint_interval(tmp_path: Path) -> None:
-    command = (*TINY_RUN, "total_timesteps=4096", "checkpoint_every=256", "run=run")
+    arguments = (*TINY_RUN, "total_timesteps=2048", "checkpoint_every=256", "run=run")
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "train.py"), *command, "progress_bar=false"],
+        command("train", *arguments, "progress_bar=false"),
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -119,9 +101,9 @@ def test_a_killed_run_resumes_within_a_checkpoint_interval(tmp_path: Path) -> No
     process.send_signal(signal.SIGKILL)
     process.wait()
     newest = max(int(path.stem) for path in checkpoints.glob("*.zip"))
-    resumed = run("train", *command, cwd=tmp_path)
+    resumed = call("train", *arguments, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"at {newest:,} of 4,096 steps" in resumed.stdout
+    assert f"at {newest:,} of 2,048 steps" in resumed.stdout
     assert (tmp_path / "run" / "model.zip").is_file()
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -171,7 +153,7 @@ def test_wrong_input_is_one_clear_error_and_leaves_nothing(
     (tmp_path / "broken_policy" / "policy.json").write_text('{"schema": 1')
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     extra = ["output=out"] if script in ("evaluate", "validate") else []
-    failed = run(script, *arguments, *extra, cwd=tmp_path)
+    failed = call(script, *arguments, *extra, cwd=tmp_path)
     assert failed.returncode in (1, 2)
     assert says in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -192,7 +174,7 @@ def test_a_report_names_the_files_that_it_lacks(tmp_path: Path) -> None:
 @pytest.mark.skipif(not TRACE.exists(), reason="the paper's trace is not beside the checkout")
 def test_the_papers_trace_at_saturation(tmp_path: Path) -> None:
     """On the artifact's clock the published order of the arms; figures in the reproduction."""
-    evaluated = run(
+    evaluated = call(
         "evaluate",
         "workload=trace",
         f"workload.path={TRACE}",
@@ -231,7 +213,7 @@ def test_public_recordings_are_listed_and_what_cannot_be_fetched_is_named(
         (["originals.azure_2023_code.file=../x"], "error: originals.azure_2023_code.file='../x'"),
         (["convert=yes please"], "error: convert='yes please' must be true or false"),
     ):
-        refused = run("fetch_traces", *arguments, "output=out", cwd=tmp_path)
+        refused = call("fetch_traces", *arguments, "output=out", cwd=tmp_path)
         assert refused.returncode == 2
         assert refused.stderr.startswith(says)
         assert refused.stderr.count("\n") == 1
@@ -250,7 +232,7 @@ def test_a_recording_is_fetched_and_converted(
         threading.Thread(target=server.serve_forever).start()
         address = f"http://127.0.0.1:{server.server_port}/azure.csv"
         arguments = ("names=azure_2023_code", f"originals.azure_2023_code.address={address}")
-        fetched = run("fetch_traces", *arguments, "convert=true", "output=out", cwd=tmp_path)
+        fetched = call("fetch_traces", *arguments, "convert=true", "output=out", cwd=tmp_path)
         server.shutdown()
     assert fetched.returncode == 0, fetched.stderr
     assert "fetched, its SHA-256 now written down in SHA256SUMS" in fetched.stdout

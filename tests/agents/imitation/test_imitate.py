@@ -167,7 +167,14 @@ def test_clusters_that_are_drawn_are_cloned_by_a_scorer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(campaign, "play", play_here)
-    drawn = ("randomise=fleet", "randomise.conversations=8", "randomise.mixed_share=0")
+    drawn = (
+        "randomise=fleet",
+        "randomise.cluster.engines=[2,5]",
+        "~randomise.workloads.claude_code",  # slow to compose, as is chat
+        "~randomise.workloads.chat",
+        "randomise.conversations=8",
+        "randomise.mixed_share=0",
+    )
     overrides = (*CLONE, *drawn, "environment=joint", "agent.network=scorer")
     run = train(composed(*overrides, f"run={tmp_path / 'run'}"))
     recorded = read(run / imitate.RECORDINGS, [*campaign.load(run / imitate.RECORDINGS, Cell)])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from examples import NO_RESERVATION, cluster_of, conversation, engine, play
-from hypothesis import assume, given, settings
-from random_episodes import Episode, episodes
+from hypothesis import assume, given
+from random_episodes import EXAMPLES, Episode, episodes
 
 from conserve_gym.agents.reproduction.token_gaps import last_turn_gaps
 from conserve_gym.envs.serving.timeline import Timeline
@@ -38,7 +38,7 @@ def test_the_gaps_of_two_conversations_by_hand() -> None:
     assert last_turn_gaps(cluster.ledger, timeline, [0.01, 0.0]) == pytest.approx(gaps[1:] / 0.01)
 
 
-@settings(deadline=None)
+@EXAMPLES
 @given(episodes())
 def test_gaps_are_one_fewer_than_tokens_and_add_up_to_their_time(episode: Episode) -> None:
     timeline = Timeline(episode.spec.deployed(episode.deployment))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 from unittest.mock import patch
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from conserve_gym.deployment import Deployment, Reservation
@@ -36,6 +37,13 @@ from conserve_gym.envs.workloads.conversation import Conversation, Turn
 from conserve_gym.fleet import Role
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
+
+# An episode takes long to draw and to play: it is tried on fewer examples than other properties.
+EXAMPLES = settings(
+    max_examples=3 * settings().max_examples // 10,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,28 @@ def after_every_event(cluster: Cluster, callback: Callable[[], None]) -> None:
         callback()
 
     clock.step = step_and_call_back  # type: ignore[method-assign]
+
+
+def coincidences(cluster: Cluster, met: list[float]) -> None:
+    """Write down the times at which events meet that do not cause each other.
+
+    Times are drawn, but their sums can meet: two prompts that begin whole steps of a decoder apart
+    arrive at it whole steps apart. Then rounding decides which of two events comes first.
+    """
+    clock = cluster._clock
+    step = clock.step
+    instant_s, upcoming = -math.inf, 0
+
+    def step_and_compare() -> None:
+        nonlocal instant_s, upcoming
+        time_s, _, number, _ = clock._queue[0]
+        if time_s > instant_s + 1e-9:
+            instant_s, upcoming = time_s, next(clock._eid)
+        elif number < upcoming:  # it was due before anything happened at this instant
+            met.append(time_s)
+        step()
+
+    clock.step = step_and_compare  # type: ignore[method-assign]
 
 
 def hardware(rng: random.Random, *, plain: bool = False) -> Hardware:

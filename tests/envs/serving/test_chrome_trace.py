@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from examples import NO_RESERVATION, cluster_of, conversation, decoding, engine, play
-from hypothesis import HealthCheck, given, settings
-from random_episodes import Episode, episodes
+from hypothesis import given
+from random_episodes import EXAMPLES, Episode, episodes
 
 from conserve_gym.envs.serving import chrome_trace
 from conserve_gym.envs.serving.cluster import Cluster
@@ -76,7 +76,7 @@ def check_rules(events: list[dict[str, Any]]) -> None:
         assert arrives["bp"] == "e"
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@EXAMPLES
 @given(episodes())
 def test_a_trace_keeps_the_rules_and_leaves_nothing_out(episode: Episode) -> None:
     timeline = Timeline(episode.spec.deployed(episode.deployment))

@@ -17,9 +17,9 @@ from examples import (
     play,
     times,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from random_episodes import hardware, link
+from random_episodes import EXAMPLES, hardware, link
 
 from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.serving.cluster import Cluster
@@ -171,7 +171,7 @@ def test_a_lone_disaggregated_turn() -> None:
     assert times(cluster, TurnFinished) == {(0, 0): exactly(last_token)}
 
 
-@settings(max_examples=100, deadline=None)
+@EXAMPLES
 @given(
     seed=st.integers(0, 2**32),
     tokens=st.integers(1, 400),
@@ -206,7 +206,7 @@ def test_a_lone_disaggregated_turn_is_prefill_transfer_and_decode(
     assert e2e == pytest.approx(expected, rel=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@EXAMPLES
 @given(
     seed=st.integers(0, 2**32),
     first=st.integers(1, 400),

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from examples import cluster_of, conversation, engine
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from random_episodes import Episode, after_every_event, episodes
+from random_episodes import EXAMPLES, Episode, after_every_event, episodes
 
 from conserve_gym.baselines.registry import BASELINES, make_baseline
 from conserve_gym.deployment import Deployment, Reservation
@@ -21,8 +21,6 @@ from conserve_gym.envs.workloads.workload import draw_episode
 from conserve_gym.fleet import Role
 from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
-
-EXAMPLES = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 Choice = Callable[[Observation], Placement]
 

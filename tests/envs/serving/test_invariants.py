@@ -10,9 +10,9 @@ import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from random_episodes import Episode, after_every_event, episodes
+from random_episodes import EXAMPLES, Episode, after_every_event, episodes
 from reference_network import Sent, arrivals
 
 from conserve_gym.deployment import Deployment, Reservation
@@ -28,8 +28,6 @@ from conserve_gym.ledger import (
     TurnFinished,
 )
 from conserve_gym.placement import Placement
-
-EXAMPLES = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def of_type(cluster: Cluster, kind: type[Event]) -> list[Event]:

@@ -10,9 +10,9 @@ from itertools import pairwise
 
 import pytest
 from examples import NO_RESERVATION, cluster_of, conversation, engine, play, times
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from random_episodes import Episode, episodes
+from random_episodes import EXAMPLES, Episode, episodes
 
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.standalone import StandaloneEngine
@@ -21,8 +21,6 @@ from conserve_gym.envs.workloads.conversation import Conversation, Recording
 from conserve_gym.fleet import Role
 from conserve_gym.ledger import TurnArrived, TurnFinished
 from conserve_gym.placement import Placement
-
-EXAMPLES = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def recorded(conversation: Conversation, rng: random.Random) -> Conversation:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 from examples import NO_RESERVATION, cluster_of, conversation, decoding, engine, play
-from hypothesis import HealthCheck, given, settings
-from random_episodes import Episode, episodes
+from hypothesis import given
+from random_episodes import EXAMPLES, Episode, episodes
 from test_invariants import after_every_event
 
 from conserve_gym.envs.serving.cluster import Cluster
@@ -16,8 +16,6 @@ from conserve_gym.envs.serving.timeline import Span, Timeline
 from conserve_gym.fleet import Role
 from conserve_gym.ledger import KvMoved
 from conserve_gym.placement import Placement
-
-EXAMPLES = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def exactly(*seconds: float) -> object:

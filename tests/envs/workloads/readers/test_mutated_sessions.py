@@ -199,7 +199,7 @@ def test_an_unbroken_file_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_broken_file_gives_conversations_or_an_error(name: str) -> None:
-    fuzz(name, 300)
+    fuzz(name, settings().max_examples)
 
 
 @pytest.mark.slow

@@ -157,7 +157,7 @@ def test_an_unbroken_file_is_read(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_broken_file_gives_conversations_or_an_error(name: str) -> None:
-    fuzz(name, 200)
+    fuzz(name, settings().max_examples)
 
 
 @pytest.mark.slow

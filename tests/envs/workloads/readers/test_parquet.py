@@ -257,11 +257,11 @@ def fuzz_bytes(examples: int) -> None:
 
 
 def test_broken_cells_give_what_the_csv_gives() -> None:
-    fuzz_cells(300)
+    fuzz_cells(settings().max_examples)
 
 
 def test_broken_files_give_conversations_or_an_error() -> None:
-    fuzz_bytes(300)
+    fuzz_bytes(settings().max_examples)
 
 
 @pytest.mark.slow
