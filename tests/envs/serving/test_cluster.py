@@ -19,7 +19,7 @@ from examples import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from random_episodes import EXAMPLES, hardware, link
+from random_episodes import EXAMPLES, hardware, link, unprofiled
 
 from conserve_gym.deployment import Deployment, Reservation
 from conserve_gym.envs.serving.cluster import Cluster
@@ -198,7 +198,8 @@ def test_a_lone_disaggregated_turn_is_prefill_transfer_and_decode(
         standalone="decoder",
     )
     lone = Conversation(rng.uniform(0.0, 10.0), (Turn(tokens, tokens, output, 0.0),))
-    cluster = play(spec, NO_RESERVATION, [lone], [FROM_0_TO_1])
+    with unprofiled():
+        cluster = play(spec, NO_RESERVATION, [lone], [FROM_0_TO_1])
     move_ms = law.latency_ms + law.exposed_share * kv_bytes / law.gb_per_s / 1e6
     expected = prefill_s(prefiller, tokens, budgets[0]) + move_ms / 1e3
     expected += decode_s(decoder, tokens - 1, output)
@@ -232,9 +233,10 @@ def test_on_an_idle_cluster_of_equals_colocation_is_never_slower(
     for appended in later:
         turns.append(Turn(sum(turns[-1][:3:2]) + appended, appended, output, rng.uniform(0.0, 1.0)))
     lone = [Conversation(0.0, tuple(turns))]
-    colocated = times(play(spec, NO_RESERVATION, lone, [Placement(1, 1)]), TurnFinished)
     placement = Placement(0, 1, offload_above)
-    disaggregated = times(play(spec, NO_RESERVATION, lone, [placement]), TurnFinished)
+    with unprofiled():
+        colocated = times(play(spec, NO_RESERVATION, lone, [Placement(1, 1)]), TurnFinished)
+        disaggregated = times(play(spec, NO_RESERVATION, lone, [placement]), TurnFinished)
     for turn, ended_s in colocated.items():
         assert disaggregated[turn] >= ended_s * (1.0 - 1e-12)
 

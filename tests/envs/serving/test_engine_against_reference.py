@@ -49,7 +49,7 @@ def assert_same_run(episode: Episode) -> None:
     assert_same_engines(actual, expected)
 
 
-@settings(EXAMPLES, max_examples=5 * EXAMPLES.max_examples)
+@settings(EXAMPLES, max_examples=6 * EXAMPLES.max_examples)
 @given(episodes())
 def test_runs_of_steps_equal_single_steps(episode: Episode) -> None:
     assert_same_run(episode)

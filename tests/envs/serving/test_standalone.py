@@ -17,7 +17,7 @@ from examples import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_episodes import hardware, turns
+from random_episodes import hardware, turns, unprofiled
 
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.envs.serving.standalone import StandaloneEngine
@@ -79,7 +79,8 @@ def test_latencies_are_those_of_a_simulated_lone_conversation(
         mixed_token_budget=token_budget,
         standalone="example",
     )
-    cluster = play(spec, NO_RESERVATION, [lone], [Placement(0, 0)])
+    with unprofiled():
+        cluster = play(spec, NO_RESERVATION, [lone], [Placement(0, 0)])
     last = len(lone.turns) - 1
     ttfet_s = times(cluster, FirstToken)[0, last] - lone.arrival_s
     e2e_s = times(cluster, TurnFinished)[0, last] - lone.arrival_s
