@@ -163,7 +163,7 @@ def test_wrong_input_is_one_clear_error_and_leaves_nothing(
 
 def test_a_report_names_the_files_that_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    done = run("validate", "measurements=empty", "output=out", cwd=tmp_path)
+    done = call("validate", "measurements=empty", "output=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "other tiers: empty/aic_iteration_grid.csv.gz: no such file" in done.stdout
     assert "A40 power: the paper's trace is not there: traces=FOLDER" in done.stdout  # a default

@@ -42,6 +42,8 @@ from conserve_gym.observation import Observation
 from conserve_gym.placement import Placement
 
 EXAMPLES = settings(deadline=None, suppress_health_check=list(HealthCheck))
+# Where each takes long: clusters are copied, or each event is looked at.
+FEW = settings(EXAMPLES, max_examples=3 * EXAMPLES.max_examples // 10)
 
 
 @contextmanager

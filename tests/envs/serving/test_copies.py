@@ -10,7 +10,7 @@ import pytest
 from examples import cluster_of, conversation, engine
 from hypothesis import given
 from hypothesis import strategies as st
-from random_episodes import EXAMPLES, Episode, after_every_event, episodes
+from random_episodes import FEW, Episode, after_every_event, episodes
 
 from conserve_gym.baselines.registry import BASELINES, make_baseline
 from conserve_gym.deployment import Deployment, Reservation
@@ -33,7 +33,7 @@ def future(cluster: Cluster, choose: Choice) -> str:
     return cluster.ledger.digest()
 
 
-@EXAMPLES
+@FEW
 @given(episodes(), st.data())
 def test_a_copy_at_a_decision_has_the_same_future(episode: Episode, data: st.DataObject) -> None:
     begun = Cluster(episode.spec, episode.deployment, episode.conversations)
@@ -55,7 +55,7 @@ def test_a_copy_at_a_decision_has_the_same_future(episode: Episode, data: st.Dat
     assert future(after, episode.choose) == undisturbed
 
 
-@EXAMPLES
+@FEW
 @given(episodes(), st.integers(0, 300))
 def test_a_copy_between_any_two_events_has_the_same_future(episode: Episode, events: int) -> None:
     undisturbed = future(

@@ -12,7 +12,7 @@ import pytest
 from examples import NO_RESERVATION, cluster_of, conversation, engine, play, times
 from hypothesis import given
 from hypothesis import strategies as st
-from random_episodes import EXAMPLES, Episode, episodes
+from random_episodes import EXAMPLES, FEW, Episode, episodes
 
 from conserve_gym.envs.serving.cluster import Cluster
 from conserve_gym.envs.serving.standalone import StandaloneEngine
@@ -62,7 +62,7 @@ def test_a_turn_comes_at_its_time_or_at_the_end_of_the_one_before(episode: Episo
     assert moments == sorted(moments)
 
 
-@EXAMPLES
+@FEW
 @given(open_episodes(), st.data())
 def test_a_copy_has_the_same_future(episode: Episode, data: st.DataObject) -> None:
     undisturbed = episode.play().ledger.digest()

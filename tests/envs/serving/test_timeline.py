@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from examples import NO_RESERVATION, cluster_of, conversation, decoding, engine, play
 from hypothesis import given
-from random_episodes import EXAMPLES, Episode, episodes
+from random_episodes import FEW, Episode, episodes
 from test_invariants import after_every_event
 
 from conserve_gym.envs.serving.cluster import Cluster
@@ -134,7 +134,7 @@ def test_what_is_under_way_has_no_end() -> None:
     assert track.spans_between(0.0, 0.01) == track.spans[:1]
 
 
-@EXAMPLES
+@FEW
 @given(episodes())
 def test_spans_are_the_steps_and_the_time_that_engines_were_busy(episode: Episode) -> None:
     timeline = Timeline(episode.spec.deployed(episode.deployment))
@@ -155,7 +155,7 @@ def test_spans_are_the_steps_and_the_time_that_engines_were_busy(episode: Episod
             assert span.steps == 1 or span.phase == "decode"
 
 
-@EXAMPLES
+@FEW
 @given(episodes())
 def test_levels_are_those_of_the_pool(episode: Episode) -> None:
     timeline = Timeline(episode.spec.deployed(episode.deployment))
@@ -180,7 +180,7 @@ def test_levels_are_those_of_the_pool(episode: Episode) -> None:
         assert track.levels[-1] == 0
 
 
-@EXAMPLES
+@FEW
 @given(episodes())
 def test_moves_are_those_of_the_ledger(episode: Episode) -> None:
     timeline = Timeline(episode.spec.deployed(episode.deployment))
@@ -202,7 +202,7 @@ def test_moves_are_those_of_the_ledger(episode: Episode) -> None:
         assert arrivals == sorted(arrivals)
 
 
-@EXAMPLES
+@FEW
 @given(episodes())
 def test_a_record_changes_nothing(episode: Episode) -> None:
     recorded = episode.play(timeline=Timeline(episode.spec.deployed(episode.deployment)))
