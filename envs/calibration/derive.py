@@ -157,8 +157,8 @@ def laws(gpu: Gpu, model: Model, efficiencies: Efficiencies = EFFICIENCIES) -> L
     layers_ms = model.layers * efficiencies.layer_us * 1e-3
     kv_us = figures.kv_bytes_per_token * 1e-3 / (gpu.gb_per_s * efficiencies.kv)
     base_ms = layers_ms + weights_ms
-    # A GPU multiplies decodes while it reads the weights. What multiplies more slowly than it reads,
-    # as a CPU does, cannot hide them there.
+    # A GPU multiplies decodes while it reads the weights. What multiplies slower than it reads (a
+    # CPU) cannot hide them there.
     slowest_us = at_peak_us - base_ms * 1e3 / LARGEST_BATCH
     return Laws(
         PrefillLaw(
