@@ -37,6 +37,10 @@ SCAN_CYCLES = 57.0
 OVERHEAD = EngineOverhead(step_ms=0.65, sequence_us=22.0)
 
 
+LARGEST_BATCH = 512
+"""Sequences up to which no derived step of decodes is faster than the peak."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class Gpu:
     """Public figures of a GPU.
@@ -147,10 +151,15 @@ def laws(gpu: Gpu, model: Model, efficiencies: Efficiencies = EFFICIENCIES) -> L
     """Return the step law of a model on a GPU, without the engine's overhead."""
     figures = model.figures
     peak = gpu.peak_tflops * 1e12
-    token_us = figures.gflop_per_token * 1e15 / (peak * efficiencies.matrices)
+    at_peak_us = figures.gflop_per_token * 1e15 / peak
+    token_us = at_peak_us / efficiencies.matrices
     weights_ms = figures.weights_gb * 1e3 / (gpu.gb_per_s * efficiencies.weights)
     layers_ms = model.layers * efficiencies.layer_us * 1e-3
     kv_us = figures.kv_bytes_per_token * 1e-3 / (gpu.gb_per_s * efficiencies.kv)
+    base_ms = layers_ms + weights_ms
+    # A GPU multiplies decodes while it reads the weights. What multiplies slower than it reads (a
+    # CPU) cannot hide them there.
+    slowest_us = at_peak_us - base_ms * 1e3 / LARGEST_BATCH
     return Laws(
         PrefillLaw(
             floor_ms=0.0,
@@ -163,8 +172,8 @@ def laws(gpu: Gpu, model: Model, efficiencies: Efficiencies = EFFICIENCIES) -> L
         DecodeLaw(
             floor_ms=0.0,
             floor_sequence_us=0.0,
-            base_ms=layers_ms + weights_ms,
-            sequence_us=token_us * efficiencies.sequence,
+            base_ms=base_ms,
+            sequence_us=max(token_us * efficiencies.sequence, slowest_us),
             kv_us=kv_us,
         ),
         TILE,
