@@ -25,12 +25,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from conserve_gym.agents import run_folder
 from conserve_gym.agents.campaign import processes
 from conserve_gym.agents.networks.linear_model import Float32Array, LinearModel, widened
+from conserve_gym.agents.runtime.linear import Linear
 from conserve_gym.agents.seeds import training_seed
 from conserve_gym.agents.training_spec import TrainingSpec
 from conserve_gym.envs.configuration import ConfigurationError, validated
 from conserve_gym.envs.fields import STRICT, Positive
 from conserve_gym.envs.placement_env import ENVIRONMENTS, PlacementEnv
 from conserve_gym.envs.randomised import scenarios
+from conserve_gym.envs.reward import weighted
 from conserve_gym.envs.serving.cluster_spec import ClusterSpec
 from conserve_gym.estimates import COLUMNS
 from conserve_gym.observation import GROUPS
@@ -47,7 +49,8 @@ class EvolutionSettings:
 
     Attributes:
         population_size: Samples in a generation.
-        episodes: Episodes that each of them plays.
+        episodes: Episodes that each of them plays; with a knob from latency to energy its
+            settings are spread over them, both ends among them.
         sigma: First standard deviation of every weight.
         start: First mean of the weights, by column; it is 0 where none is given.
         without: Columns whose weights stay 0, to learn what they are worth.
@@ -92,14 +95,15 @@ class Search:
     """CMA-ES on the weights that do not stay 0.
 
     Args:
-        start: First mean of all weights.
+        start: First mean of all weights, as ``Linear`` takes them.
         settings: How it searches.
         seed: Of its samples.
     """
 
     def __init__(self, start: FloatArray, settings: EvolutionSettings, seed: int) -> None:
         """Begin at the start."""
-        self._free = np.array([column.name not in settings.without for column in COLUMNS])
+        free = np.array([column.name not in settings.without for column in COLUMNS])
+        self._free = np.broadcast_to(free, start.shape)
         self._population_size = settings.population_size
         self._cma = CMA(
             start[self._free], settings.sigma, seed=seed, population_size=self._population_size
@@ -116,10 +120,11 @@ class Search:
 
     def tell(self, told: FloatArray) -> None:
         """Take in what each was worth: a value to be minimised, and its weights."""
-        self._cma.tell([(row[1:][self._free], row[0]) for row in told])
+        free = self._free.ravel()
+        self._cma.tell([(row[1:][free], row[0]) for row in told])
 
     def _all(self, free: FloatArray) -> FloatArray:
-        weights = np.zeros(len(COLUMNS))
+        weights = np.zeros(self._free.shape)
         weights[self._free] = free
         return weights
 
@@ -142,8 +147,6 @@ def evolve(
         ConfigurationError: A value is not right, or a checkpoint cannot be read.
     """
     settings = validated(EvolutionSettings, OmegaConf.create(spec.agent.settings), "agent")
-    if spec.preference:
-        raise ConfigurationError("preference=true: agent=evolution looks at estimates alone")
     start = _start(settings, spec)
     checkpoint = run_folder.latest_checkpoint(folder)
     if checkpoint:
@@ -181,7 +184,12 @@ def evolve(
             episodes = range(first, first + settings.episodes)
             # The mean is played beside them, to be looked at: the search is not told.
             asked = [search.mean, *search.ask()]
-            jobs = [(text, weights, episode) for weights in asked for episode in episodes]
+            preferences = np.linspace(0.0, 1.0, len(episodes)) if spec.preference else None
+            jobs = [
+                (text, weights, episode, None if preferences is None else preferences[i])
+                for weights in asked
+                for i, episode in enumerate(episodes)
+            ]
             played = list(pool.map(_play, *zip(*jobs, strict=True)))
             model, row = _after(model, search, asked, played)
             _write(folder / PROGRESS, row)
@@ -196,17 +204,18 @@ def evolve(
 
 
 def _start(settings: EvolutionSettings, spec: TrainingSpec) -> FloatArray:
-    """Return the weights that the search begins with."""
+    """Return the weights that the search begins with: the knob has no effect at first."""
     if spec.agent.warm_start is not None:
-        return _weights_of(Path(spec.agent.warm_start))
-    start = np.zeros(len(COLUMNS))
-    for name, weight in settings.start.items():
-        start[_COLUMN[name]] = weight
-    return start
+        start = _weights_of(Path(spec.agent.warm_start))
+    else:
+        start = np.zeros(len(COLUMNS))
+        for name, weight in settings.start.items():
+            start[_COLUMN[name]] = weight
+    return np.stack([start, np.zeros(len(COLUMNS))]) if spec.preference else start
 
 
 def _weights_of(run: Path) -> FloatArray:
-    """Return the weights that another run has found.
+    """Return the weights that another run has found, at a preference of 0 if it has a knob.
 
     Raises:
         ConfigurationError: It is no such run.
@@ -214,7 +223,7 @@ def _weights_of(run: Path) -> FloatArray:
     path = run / run_folder.MODEL
     if not path.exists():
         raise ConfigurationError(f"agent.warm_start={run} holds no trained model")
-    weights = run_folder.load_model(LinearModel, path).network.weights
+    weights = run_folder.load_model(LinearModel, path).network.at(0.0)
     return np.asarray(weights, dtype=np.float64)
 
 
@@ -233,7 +242,7 @@ def _after(
         Where it stands now, and a row of the run's progress.
     """
     worths = np.array([each.worth for each in played]).reshape(len(asked), -1).mean(axis=1)
-    told = np.column_stack((-worths[1:], np.stack(asked[1:])))
+    told = np.column_stack((-worths[1:], np.stack([each.ravel() for each in asked[1:]])))
     search.tell(told)
     observed = model.observed
     for each in played:
@@ -253,16 +262,19 @@ def _after(
     return LinearModel(weights, decisions, observed, np.stack([*model.told, told])), row
 
 
-def _play(text: str, weights: FloatArray, seed: int) -> Played:
-    """Play an episode of the environment that a configuration describes."""
+def _play(text: str, weights: FloatArray, seed: int, preference: float | None) -> Played:
+    """Play an episode of the environment that a configuration describes, at a preference."""
     env = _environment(text)
-    weights = weights.astype(np.float32)
+    at_preference = Linear(weights.astype(np.float32)).at(preference or 0.0)
     observation, info = env.reset(seed=seed)
     total, seen, done = 0.0, [observation], False
     while not done:
-        scores = env.placements()[:, -len(COLUMNS) :] @ weights
+        scores = env.placements()[:, -len(COLUMNS) :] @ at_preference
         action = np.where(env.action_masks(), scores, -np.inf).argmax()
         observation, reward, done, _, info = env.step(action)
+        if preference is not None:
+            rewards = env.scenario.reward.preferring(preference)
+            reward = weighted(info["reward_terms"], rewards)
         total += reward
         seen.append(observation)
     worth = total / len(env.cluster.conversations)

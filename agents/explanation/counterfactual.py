@@ -48,7 +48,8 @@ class Counterfactual:
         self._estimates = Estimates(fleet)
         self._actions = scheduler.artifact.actions(fleet)
         self.reads_estimates = not isinstance(network, Mlp)
-        self.weights = network.weights if isinstance(network, Linear) else None
+        preference = self._preference or 0.0
+        self.weights = network.at(preference) if isinstance(network, Linear) else None
         shared = [f"{f.group}.{f.name}" for g in ("cluster", "conversation") for f in FIELDS_OF[g]]
         self.fields = {name: np.array([i]) for i, name in enumerate(shared)}
         of_engine = FIELDS_OF["engines"]

@@ -22,11 +22,11 @@ class LinearModel:
     It is kept as an npz archive, so that nothing of it is unpickled.
 
     Args:
-        weights: One for each estimate.
+        weights: As ``Linear`` takes them.
         num_timesteps: Decisions played so far.
         observed: Smallest and largest scaled value of each field, engines as one, (2, fields).
         told: What the search was told: for each generation and sample the value to be minimised
-            and the weights, (generations, population, 1 + estimates).
+            and the weights, (generations, population, 1 + weights).
 
     Attributes:
         observation_table: The fields that it was trained with.
@@ -51,7 +51,7 @@ class LinearModel:
         """Return a model that has seen nothing."""
         nothing = np.full((2, Scaler(1).size), np.inf, dtype=np.float32)
         nothing[1] = -np.inf
-        return cls(weights, 0, nothing, np.empty((0, population, 1 + len(COLUMNS))))
+        return cls(weights, 0, nothing, np.empty((0, population, 1 + weights.size)))
 
     def predict(
         self,

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from conserve_gym.agents import evolution, run_folder
+from conserve_gym.agents.learned import LearnedPolicy
 from conserve_gym.agents.networks.linear_model import LinearModel
 from conserve_gym.agents.run_folder import latest_checkpoint
 from conserve_gym.agents.training import train
 from conserve_gym.envs.configuration import ConfigurationError
-from conserve_gym.estimates import COLUMNS
+from conserve_gym.estimates import COLUMNS, TABLE_COLUMNS
 from tests.agents.conftest import compose_evolution
 
 START = {
@@ -94,13 +95,30 @@ def test_weights_that_are_left_out_stay_zero(tmp_path: Path) -> None:
         ("agent.network=scorer", "agent.algorithm=evolution does not train agent.network=scorer"),
         ("+agent.n_envs=2", "agent.n_envs=2"),
         ("+agent.momentum=1", "agent.momentum"),
-        ("preference=true", "agent=evolution looks at estimates alone"),
     ],
 )
 def test_what_makes_no_sense_is_refused(override: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=says):
         train(compose_evolution(f"run={tmp_path / 'run'}", override))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_knob_doubles_the_weights_and_moves_the_scores(tmp_path: Path) -> None:
+    knob = ("preference=true", "reward=energy", "agent.episodes=2", "agent.without=[kv]")
+    network = model_of(train(compose_evolution(f"run={tmp_path / 'run'}", *knob))).network
+    assert network.weights.shape == (2, len(COLUMNS))
+    kv = [column.name for column in COLUMNS].index("kv")
+    assert np.flatnonzero((network.weights == 0.0).all(axis=0)).tolist() == [kv]
+    policies = [LearnedPolicy(tmp_path / "run", preference) for preference in (0.0, 0.5, 1.0)]
+    assert [policy.preference for policy in policies] == [0.0, 0.5, 1.0]
+    placements = np.eye(TABLE_COLUMNS, dtype=np.float32)[-len(COLUMNS) :]
+    first, middle, last = (
+        network.scores(np.array([preference], dtype=np.float32), placements)
+        for preference in (0.0, 0.5, 1.0)
+    )
+    assert np.array_equal(first, network.weights[0])
+    np.testing.assert_allclose(last, network.weights.sum(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(middle, (first + last) / 2, rtol=1e-5)
 
 
 def test_a_run_begins_with_the_weights_of_another(evolved: Path, tmp_path: Path) -> None:
