@@ -30,8 +30,9 @@ from conserve_gym.agents.runtime.artifact import (
 from conserve_gym.agents.runtime.scheduler import FALLBACK_RULE, SEEN_MARGIN, Scheduler
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
 from conserve_gym.envs.configuration import ConfigurationError, Scenario, nominal_scenario
+from conserve_gym.estimates import READS
 from conserve_gym.files import whole
-from conserve_gym.observation import Observation, field_table, split
+from conserve_gym.observation import FIELDS, Observation, field_table, split
 from conserve_gym.placement import Placement
 
 GOLDEN_OBSERVATIONS = 64
@@ -198,11 +199,13 @@ def _golden(policy: LearnedPolicy, built: Scenario) -> dict[str, Any]:
 def _seen(policy: LearnedPolicy) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Return the smallest and the largest value of each field that training saw.
 
-    To a scorer all engines are one: their fields stand there once.
+    To a scorer all engines are one: their fields stand there once. A field that the network does
+    not look at may have any value.
     """
     if policy.network == "linear":
+        looked_at = [f"{field.group}.{field.name}" in READS for field in FIELDS]
         low, high = policy.model.observed
-        return low, high
+        return np.where(looked_at, low, 0.0), np.where(looked_at, high, 1.0)
     seen = policy.observation
     low, high = policy.model.observed_low[seen], policy.model.observed_high[seen]
     if policy.network == "mlp":

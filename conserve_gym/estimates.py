@@ -79,6 +79,15 @@ COLUMNS: tuple[Column, ...] = (
     Column("hold_waited", 0.5, "hold x log1p of seconds that it has waited there"),
     Column("hold_at_door", 0.5, "hold x log1p of conversations at the door"),
 )
+READS = frozenset(
+    {
+        "cluster.at_door", "conversation.prompt", "conversation.new", "conversation.waited",
+        "engines.pinned", "engines.kv_known", "engines.turns_in_flight", "engines.decoding",
+        "engines.prompt_in_flight", "engines.ttft_recent", "engines.tbt_recent", "engines.holds",
+    }
+)  # fmt: skip
+"""Fields of the observation that they are made of; of the turn only whether it is the first."""
+
 TABLE_COLUMNS = 3 + len(COLUMNS)
 """Columns of a placement as networks see it: where, offload_above, and the estimates."""
 

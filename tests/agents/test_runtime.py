@@ -210,8 +210,8 @@ def test_falls_back_to_the_rule_and_says_why(exported: Path) -> None:
     assert decision.placement.disaggregates and decision.action == -1
 
     raw[:] = before
-    observation.engine_field("silent")[3] = 1e9
-    assert "engines[3].silent" in scheduler.decision(observation).fallback
+    observation.engine_field("ttft_recent")[3] = 1e9
+    assert "engines[3].ttft_recent" in scheduler.decision(observation).fallback
 
     raw[:] = before
     assert scheduler.decision(observation).fallback == ""

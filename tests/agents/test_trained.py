@@ -55,7 +55,23 @@ def test_the_one_for_fleets_decides_by_itself_on_other_tiers() -> None:
     assert episode.metrics["fallback_pct"] == 0.0
 
 
-@pytest.mark.parametrize("name", TRAINED)
+def test_a_knob_moves_the_one_for_energy_from_latency_to_energy() -> None:
+    scenario = load_scenario(["cluster=h100_1p3d", "workload.conversations=100"])
+    policy = resolve({"energy": {"preference": 0.0}}, scenario.cluster)
+    assert isinstance(policy, Scheduler)
+    latency, energy = [], []
+    for preference in (0.0, 0.5, 1.0):
+        policy.preference = preference
+        metrics = play(scenario, policy, 0).metrics
+        assert metrics["fallback_pct"] == 0.0
+        latency.append(metrics["e2e_p50"])
+        energy.append(metrics["energy_kj"])
+    assert latency == sorted(latency)
+    assert energy == sorted(energy, reverse=True)
+    assert energy[2] < 0.95 * energy[0]
+
+
+@pytest.mark.parametrize("name", ["paper_cluster", "paper_cluster_turns", "fleet"])
 def test_under_overload_each_is_well_ahead_of_conserve(name: str) -> None:
     overload = ["arrivals.rate=2"]
     assert attainment(name, overload) > attainment("conserve", overload) + 10.0

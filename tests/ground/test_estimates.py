@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 
 from conserve_gym.actions import JointActions
 from conserve_gym.costs import EngineCosts, MoveCosts
-from conserve_gym.estimates import COLUMNS, LARGEST, TABLE_COLUMNS, Estimates
+from conserve_gym.estimates import COLUMNS, LARGEST, READS, TABLE_COLUMNS, Estimates
 from conserve_gym.fleet import Fleet, Role
-from conserve_gym.observation import FIELDS_OF, FloatArray, Observation
+from conserve_gym.observation import FIELDS, FIELDS_OF, Field, FloatArray, Observation, Scaler
 
 COSTS = EngineCosts(1e-3, 0.0, 0.0, 0.01, 0.0, 0.0)  # 1 ms a prompt token, 10 ms a decode step
 INDEX = {column.name: i for i, column in enumerate(COLUMNS)}
@@ -33,7 +34,7 @@ def observed(
     new: float = 1000.0,
     turn: int = 0,
     home: int = -1,
-    **engines: list[float],
+    **engines: float | list[float],
 ) -> Observation:
     n = len(of.roles)
     rows = np.zeros((n, len(FIELDS_OF["engines"])))
@@ -52,6 +53,29 @@ def estimate(observation: Observation, prefill_at: int, decode_at: int) -> dict[
         column.name: float(value) * column.scale
         for column, value in zip(COLUMNS, row[0], strict=True)
     }
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: f"{field.group}.{field.name}")
+def test_they_are_made_of_the_fields_that_they_read(field: Field) -> None:
+    busy = {"pinned": 4.0, "decoding": 2.0, "kv_known": 0.9, "turns_in_flight": 5.0}
+    of = replace(
+        fleet(2), costs=(COSTS._replace(kv_token_s=1e-6),) * 2
+    )  # pinned matters for KV read
+    before = observed(of, new=600.0, prompt_in_flight=[900.0, 10.0], **busy)
+    raw = before.raw.copy()
+    (at,) = (i for i, name in enumerate(Scaler(2).names) if name == _name(field))
+    raw[at] = 0.7 * raw[at] + 0.3
+    tables = [
+        JointActions(before.fleet, may_hold=True).table(replace(before, raw=each))
+        for each in (before.raw, raw)
+    ]
+    assert np.array_equal(*tables) is not (f"{field.group}.{field.name}" in READS)
+
+
+def _name(field: Field) -> str:
+    """Return the name of a field, of the first engine where it is an engine's."""
+    group = "engines[0]" if field.group == "engines" else field.group
+    return f"{group}.{field.name}"
 
 
 def test_time_to_the_first_token_is_queue_prompt_and_moves() -> None:
