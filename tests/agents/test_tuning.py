@@ -18,6 +18,7 @@ from conserve_gym.agents.policies import resolve
 from conserve_gym.agents.seeds import FIRST_TRAINING_SEED
 from conserve_gym.agents.tuning import Tuned, tune
 from conserve_gym.envs.configuration import ConfigurationError, load_scenario
+from conserve_gym.envs.randomised import of_seeds, scenarios
 
 CONSOLE = Console(quiet=True)
 SETTINGS = (
@@ -66,6 +67,25 @@ def test_what_it_says_of_a_setting_is_what_training_episodes_give(found: Tuned) 
         for seed in (FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + 1):
             attained.append(play(scenario, policy, seed).metrics["slo_attainment_pct"])
     assert found.attainment_pct == pytest.approx(sum(attained) / 4, abs=1e-12)
+
+
+def test_loads_may_be_drawn_as_for_a_learner(tmp_path: Path) -> None:
+    drawn = ("rates=null", "randomise=traffic", "randomise.conversations=40", "trials=2")
+    config = configured(tmp_path, *drawn, "budget=240")
+    found = tune(config, CONSOLE)
+    assert found.episodes == 3  # 240 decisions / 2 settings / 40 decisions
+    seeds = range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + 3)
+    attained = []
+    for built, seed in zip(of_seeds(scenarios(config), seeds), seeds, strict=True):
+        policy = resolve({"conserve_offload": found.parameters}, built.cluster)
+        attained.append(play(built, policy, seed).metrics["slo_attainment_pct"])
+    assert found.attainment_pct == pytest.approx(sum(attained) / 3, abs=1e-12)
+
+
+@pytest.mark.parametrize("loads", [("rates=null",), ("randomise=traffic",)])
+def test_loads_are_either_given_or_drawn(loads: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"rates=.*: loads are given by rates="):
+        tune(configured(tmp_path, *loads), CONSOLE)
 
 
 def test_the_file_names_the_rule_in_evaluations(found: Tuned) -> None:
