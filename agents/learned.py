@@ -136,9 +136,12 @@ class LearnedPolicy:
 
     def action(self, observation: Observation) -> int:
         """Choose the most probable action that finds room, or the one of most value."""
-        found = scores(
-            self.model, self.shown(observation, self.preference)[None], len(self.actions.meanings)
-        )[0]
+        if self.network == "linear":  # as the exported policy does, to the last bit
+            weights = self.model.network.at(self.preference or 0.0)
+            found = self.actions.weighted(observation, weights)
+        else:
+            shown = self.shown(observation, self.preference)
+            found = scores(self.model, shown[None], len(self.actions.meanings))[0]
         return int(np.where(self.actions.mask(observation), found, -np.inf).argmax())
 
     def shown(self, observation: Observation, preference: float | None) -> npt.NDArray[np.float32]:

@@ -41,6 +41,11 @@ class Actions(Protocol):
         The columns are those of ``as_table``, and then ``estimates.COLUMNS``.
         """
 
+    def weighted(
+        self, observation: Observation, weights: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Return the weighted sum of each action's estimates, shape (actions,)."""
+
 
 class ConversationActions:
     """Colocate or disaggregate; the decoder is the one with most free KV.
@@ -77,9 +82,23 @@ class ConversationActions:
 
     def table(self, observation: Observation) -> npt.NDArray[np.float32]:
         """Return the placements of both actions as networks see them, shape (2, columns)."""
-        table = as_table([self.placement(observation, action) for action in (0, 1)])
-        ends = table[:, :2].astype(np.intp).T
-        return np.concatenate([table, self._estimates(observation, *ends)], axis=1)
+        placements = self._placements(observation)
+        estimates = self._estimates(observation, self._ends(observation, placements))
+        return np.concatenate([as_table(placements), estimates], axis=1)
+
+    def weighted(
+        self, observation: Observation, weights: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Return the weighted sum of both actions' estimates, shape (2,)."""
+        ends = self._ends(observation, self._placements(observation))
+        return self._estimates.weighted(observation, ends, weights)
+
+    def _placements(self, observation: Observation) -> list[Placement]:
+        return [self.placement(observation, action) for action in (0, 1)]
+
+    def _ends(self, observation: Observation, placements: list[Placement]) -> npt.NDArray[np.intp]:
+        prefill_at, decode_at = np.array([placement[:2] for placement in placements]).T
+        return self._estimates.ends(prefill_at, decode_at, observation.home)
 
 
 class TurnActions(ConversationActions):
@@ -128,7 +147,8 @@ class JointActions:
         self._candidates = placements + (HOLD,) * may_hold
         self._table = as_table(self._candidates)
         self._estimates = Estimates(fleet)
-        self._where = self._estimates.where(self._prefill_at, self._decode_at, hold=may_hold)
+        self._ends = self._ends_from(-1)
+        self._where = self._estimates.where(self._ends)
         self.meanings = tuple(map(_meaning, self._candidates))
 
     def placement(self, observation: Observation, action: int) -> Placement:
@@ -148,12 +168,22 @@ class JointActions:
 
     def table(self, observation: Observation) -> npt.NDArray[np.float32]:
         """Return the candidates as networks see them, shape (actions, columns)."""
-        where = self._where
-        if observation.home >= 0:
-            ends = self._prefill_at, self._decode_at
-            where = self._estimates.where(*ends, observation.home, hold=self._may_hold)
+        where, home = self._where, observation.home
+        if home >= 0:
+            where = self._estimates.where(self._ends_from(home))
         estimates = self._estimates.numbers(observation).take(where)
         return np.concatenate((self._table, estimates), axis=1)
+
+    def weighted(
+        self, observation: Observation, weights: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Return the weighted sum of each candidate's estimates, shape (actions,)."""
+        home = observation.home
+        ends = self._ends_from(home) if home >= 0 else self._ends
+        return self._estimates.weighted(observation, ends, weights)
+
+    def _ends_from(self, home: int) -> npt.NDArray[np.intp]:
+        return self._estimates.ends(self._prefill_at, self._decode_at, home, hold=self._may_hold)
 
 
 KINDS = tuple(actions.kind for actions in (ConversationActions, TurnActions, JointActions))

@@ -144,68 +144,74 @@ class Estimates:
         number |= {name: n * _OF_ENGINES.index(name) + engines for name in _OF_ENGINES}
         column = {each.name: i for i, each in enumerate(COLUMNS)}
         # Offsets from the zero, which add up: a column depends on one end of a placement alone.
-        self._by_decode = np.zeros((2, n, len(COLUMNS)), dtype=np.intp)  # at home, or not
-        self._by_prefill = np.zeros((3, n, len(COLUMNS)), dtype=np.intp)
+        by_decode = np.zeros((2, n, len(COLUMNS)), dtype=np.intp)  # at home, or not
+        by_prefill = np.zeros((3, n, len(COLUMNS)), dtype=np.intp)
         for name, i in column.items():
             if name in ("tbt", "kv", "kv_full", "turns", "prompts", "tbt_seen"):
-                self._by_decode[:, :, i] = number[name] - zero
+                by_decode[:, :, i] = number[name] - zero
             elif name in ("stall", "ttft_seen", "product"):
-                self._by_prefill[:, :, i] = number[name] - zero
+                by_prefill[:, :, i] = number[name] - zero
             elif name in ("wait", "wait_squared", "ttft"):
                 for which in (_COLOCATED, _AWAY, _AWAY_TO_HOME):
-                    self._by_prefill[which, :, i] = number[name] + which * n - zero
+                    by_prefill[which, :, i] = number[name] + which * n - zero
             elif name.startswith("leaves_home"):
-                self._by_decode[1, :, i] = number[name] - zero
+                by_decode[1, :, i] = number[name] - zero
             elif name.startswith("apart_decode"):
-                self._by_decode[:, apart, i] = number[name][apart] - zero
+                by_decode[:, apart, i] = number[name][apart] - zero
             elif name.startswith("apart_prefill"):
-                self._by_prefill[_AWAY:, apart, i] = number[name][apart] - zero
+                by_prefill[_AWAY:, apart, i] = number[name][apart] - zero
             elif name.startswith("away"):
-                self._by_prefill[_AWAY:, :, i] = number[name] - zero
-        self._held = np.full((1, len(COLUMNS)), zero)
+                by_prefill[_AWAY:, :, i] = number[name] - zero
+        held = np.zeros((2, len(COLUMNS)), dtype=np.intp)  # HOLD has no other end
         for name in _SCALARS:
             if name.startswith("hold"):
-                self._held[0, column[name]] = number[name][0]
+                held[0, column[name]] = number[name][0] - zero
+        offsets = (by_decode.reshape(2 * n, -1), by_prefill.reshape(3 * n, -1), held)
+        self._of_ends = np.concatenate(offsets) + zero
         self._zero = zero
 
-    def __call__(
-        self,
-        observation: Observation,
-        prefill_at: IntArray,
-        decode_at: IntArray,
-        *,
-        hold: bool = False,
-    ) -> npt.NDArray[np.float32]:
-        """Return the scaled estimates, shape (placements, columns).
-
-        Args:
-            observation: What is seen.
-            prefill_at: Prefill engine of each placement.
-            decode_at: Decode engine of each.
-            hold: Whether a row for ``HOLD`` follows.
-        """
-        where = self.where(prefill_at, decode_at, observation.home, hold=hold)
-        return self.numbers(observation).take(where)
-
-    def where(
+    def ends(
         self, prefill_at: IntArray, decode_at: IntArray, home: int = -1, *, hold: bool = False
     ) -> IntArray:
-        """Return which of ``numbers`` the columns of placements are, (placements, columns).
+        """Return placements as the two ends that their columns come from, (2, placements).
 
         Args:
             prefill_at: Prefill engine of each placement.
             decode_at: Decode engine of each.
             home: Engine that decoded the conversation's last turn; -1 before there was one.
-            hold: Whether a row for ``HOLD`` follows.
+            hold: Whether ``HOLD`` follows.
         """
         n = len(self._engines)
         to_home = decode_at == home
         leaves = ~to_home if home >= 0 else to_home  # nobody leaves a home that is none
         which = (prefill_at != decode_at) * (_AWAY + to_home)
-        rows = self._by_decode.reshape(2 * n, -1).take(decode_at + n * leaves, axis=0)
-        rows += self._by_prefill.reshape(3 * n, -1).take(prefill_at + n * which, axis=0)
-        rows += self._zero
-        return np.concatenate((rows, self._held)) if hold else rows
+        ends = np.stack((decode_at + n * leaves, prefill_at + n * (2 + which)))
+        return np.concatenate((ends, [[5 * n], [5 * n + 1]]), axis=1) if hold else ends
+
+    def where(self, ends: IntArray) -> IntArray:
+        """Return which of ``numbers`` the columns of placements are, (placements, columns)."""
+        first, second = ends
+        rows: IntArray = self._of_ends.take(first, axis=0)
+        rows += self._of_ends.take(second, axis=0)
+        rows -= self._zero
+        return rows
+
+    def __call__(self, observation: Observation, ends: IntArray) -> npt.NDArray[np.float32]:
+        """Return the scaled estimates of placements, shape (placements, columns)."""
+        return self.numbers(observation).take(self.where(ends))
+
+    def weighted(
+        self, observation: Observation, ends: IntArray, weights: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Return the weighted sum of the estimates of each placement, shape (placements,).
+
+        Each end is summed up once, and placements add two: where there are thousands of them,
+        their table is never laid out.
+        """
+        of_ends = self.numbers(observation).take(self._of_ends) @ weights
+        first, second = of_ends.take(ends)
+        sums: npt.NDArray[np.float32] = first + second
+        return sums
 
     def numbers(self, observation: Observation) -> npt.NDArray[np.float32]:
         """Return every number that placements are described by, scaled."""

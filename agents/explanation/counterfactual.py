@@ -90,6 +90,7 @@ class Counterfactual:
             ends = table[:, :2].astype(np.intp).T
             hold = bool(ends[0, -1] < 0)  # the last row, where a policy may hold
             at, to = ends[:, :-1] if hold else ends
-            estimates = self._estimates(replace(step.observation, raw=raw), at, to, hold=hold)
+            placed = self._estimates.ends(at, to, step.observation.home, hold=hold)
+            estimates = self._estimates(replace(step.observation, raw=raw), placed)
             table = np.concatenate([table[:, :FIRST_ESTIMATE], estimates], axis=1)
         return self.scores(raw, table)

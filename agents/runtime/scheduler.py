@@ -12,8 +12,10 @@ import numpy as np
 from conserve_gym import rules
 from conserve_gym.actions import HOLD_MEANING
 from conserve_gym.agents.runtime.artifact import Artifact, ArtifactError
+from conserve_gym.agents.runtime.linear import Linear
 from conserve_gym.agents.runtime.mlp import Float32Array, Mlp
 from conserve_gym.agents.runtime.preference import checked_preference
+from conserve_gym.agents.runtime.scorer import Scorer
 from conserve_gym.deployment import DEFAULT_DEPLOYMENT, Deployment
 from conserve_gym.fleet import Fleet
 from conserve_gym.ledger import Ledger, Placed
@@ -152,18 +154,24 @@ class Scheduler:
         inside = (scaled >= self._low) & (scaled <= self._high)
         if not inside.all():
             return self._fall_back(observation, self._what_is_off(scaled, int(inside.argmin())))
-        if self._preference is not None:
-            scaled = np.concatenate((np.array([self._preference], dtype=np.float32), scaled))
-        network = artifact.network
-        if isinstance(network, Mlp):
-            scores = network.scores(scaled)
-        else:
-            scores = network.scores(scaled, self._actions.table(observation))
+        scores = self._scores(artifact.network, scaled, observation)
         mask = self._actions.mask(observation)
         if must_place and self._may_hold:
             mask[-1] = False
         action = int(np.where(mask, scores, -np.inf).argmax())
         return Decision(self._actions.placement(observation, action), action, scores, "")
+
+    def _scores(
+        self, network: Mlp | Scorer | Linear, scaled: Float32Array, observation: Observation
+    ) -> Float32Array:
+        preference = self._preference
+        if isinstance(network, Linear):
+            return self._actions.weighted(observation, network.at(preference or 0.0))
+        if preference is not None:
+            scaled = np.concatenate((np.array([preference], dtype=np.float32), scaled))
+        if isinstance(network, Mlp):
+            return network.scores(scaled)
+        return network.scores(scaled, self._actions.table(observation))
 
     def action_of(self, observation: Observation, placement: Placement) -> int | None:
         """Return the action that leads to a placement; None if no action of the policy does."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conserve_gym.actions import JointActions
+from conserve_gym.actions import Actions, JointActions, TurnActions
 from conserve_gym.costs import EngineCosts, MoveCosts
 from conserve_gym.estimates import COLUMNS, LARGEST, READS, TABLE_COLUMNS, Estimates
 from conserve_gym.fleet import Fleet, Role
@@ -48,7 +48,9 @@ def observed(
 
 
 def estimate(observation: Observation, prefill_at: int, decode_at: int) -> dict[str, float]:
-    row = Estimates(observation.fleet)(observation, np.array([prefill_at]), np.array([decode_at]))
+    estimates = Estimates(observation.fleet)
+    ends = estimates.ends(np.array([prefill_at]), np.array([decode_at]), observation.home)
+    row = estimates(observation, ends)
     return {
         column.name: float(value) * column.scale
         for column, value in zip(COLUMNS, row[0], strict=True)
@@ -159,6 +161,17 @@ def test_estimates_are_finite_within_bounds_and_follow_their_engines(seen: Obser
     for row in table:
         other = others[where[n - 1 - int(row[0]), n - 1 - int(row[1])]]
         np.testing.assert_allclose(other[3:], row[3:], rtol=1e-4, atol=1e-4)
+
+
+@given(observations(), st.booleans())
+def test_weighted_sums_are_those_of_the_table(seen: Observation, may_hold: bool) -> None:
+    weights = np.random.default_rng(0).normal(size=len(COLUMNS)).astype(np.float32)
+    kinds: list[Actions] = [JointActions(seen.fleet, may_hold=may_hold)]
+    if seen.fleet.can_disaggregate:
+        kinds.append(TurnActions(seen.fleet))
+    for actions in kinds:
+        expected = actions.table(seen)[:, 3:] @ weights
+        np.testing.assert_allclose(actions.weighted(seen, weights), expected, atol=1e-3)
 
 
 def test_kv_once_placed_is_what_is_held_and_what_is_lacking() -> None:
