@@ -2,7 +2,7 @@
 
     RequestRouterConfig(
         request_router_class=ConversationRouter,
-        request_router_kwargs={"roles": ["prefill", "decode"], "kv_tokens": 300000, "policy": PATH},
+        request_router_kwargs={"roles": ["prefill", "decode"], "kv_tokens": 300000, "policy": NAME},
     )
 
 Serve asks it for each request which replicas may take it, and carries the request. The first
@@ -35,6 +35,7 @@ from conserve_gym.agents.router.spec import Limits
 from conserve_gym.agents.runtime.log import DecisionLog
 from conserve_gym.agents.runtime.runtime import Runtime
 from conserve_gym.agents.runtime.scheduler import Scheduler
+from conserve_gym.agents.trained import path_of
 from conserve_gym.fleet import Fleet, Role
 
 _log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class ConversationRouter(RequestRouter):  # type: ignore[misc]
         Args:
             roles: Of the replicas, which take them in the order in which they come.
             kv_tokens: Size of each replica's KV pool.
-            policy: Exported policy; what cannot be used leaves decisions to the rule.
+            policy: Name or path of an exported policy; what cannot be used leaves it to the rule.
             log: Folder of the decision log; each router has a folder in it.
             idle_s: When a silent conversation is given up.
             tokens_per_character: Of prompts, until replicas have told.
@@ -69,7 +70,7 @@ class ConversationRouter(RequestRouter):  # type: ignore[misc]
         """
         scheduler = Scheduler(None, "no policy was given")
         if policy is not None:
-            scheduler = Scheduler.load(policy, strict=False)
+            scheduler = Scheduler.load(path_of(policy), strict=False)
         fleet = Fleet(tuple(map(Role, roles)), (kv_tokens,) * len(roles))
         artifact = scheduler.artifact
         if artifact is not None and artifact.serves(fleet) and fleet == artifact.fleet:

@@ -70,8 +70,9 @@ def test_what_it_says_of_a_setting_is_what_training_episodes_give(found: Tuned) 
 
 
 def test_loads_may_be_drawn_as_for_a_learner(tmp_path: Path) -> None:
-    drawn = ("rates=null", "randomise=traffic", "randomise.conversations=40", "trials=2")
-    config = configured(tmp_path, *drawn, "budget=240")
+    drawn = ("rates=null", "randomise=traffic", "randomise.conversations=40")
+    quick = ("~randomise.workloads.claude_code", "~randomise.workloads.chat")  # slow to compose
+    config = configured(tmp_path, *drawn, *quick, "trials=2", "budget=240")
     found = tune(config, CONSOLE)
     assert found.episodes == 3  # 240 decisions / 2 settings / 40 decisions
     seeds = range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + 3)

@@ -85,6 +85,29 @@ def test_train_export_evaluate(tmp_path: Path) -> None:
     assert first <= {tuple(row.values()) for row in rows(tmp_path / "again" / "results.csv")}
 
 
+def test_an_evaluation_of_clusters_that_are_drawn(tmp_path: Path) -> None:
+    done = call(
+        "evaluate",
+        "policies=[colocate,fleet]",
+        "randomise=fleet",
+        "randomise.cluster.engines=[2,4]",
+        "~randomise.workloads.claude_code",  # slow to compose, as is chat
+        "~randomise.workloads.chat",
+        "randomise.conversations=20",
+        "seeds=3",
+        "output=out",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "drawn" in done.stdout
+    results = rows(tmp_path / "out" / "results.csv")
+    assert {(row["policy"], row["seed"]) for row in results} == {
+        (policy, seed) for policy in ("colocate", "fleet") for seed in "012"
+    }
+    decided = [row["value"] for row in results if row["metric"] == "fallback_pct"]
+    assert set(decided) == {"0.0"}
+
+
 def test_a_killed_run_resumes_within_a_checkpoint_interval(tmp_path: Path) -> None:
     arguments = (*TINY_RUN, "total_timesteps=2048", "checkpoint_every=256", "run=run")
     process = subprocess.Popen(
