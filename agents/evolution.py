@@ -147,6 +147,11 @@ def evolve(
         ConfigurationError: A value is not right, or a checkpoint cannot be read.
     """
     settings = validated(EvolutionSettings, OmegaConf.create(spec.agent.settings), "agent")
+    if spec.preference and settings.episodes < 2:
+        raise ConfigurationError(
+            f"agent.episodes={settings.episodes}: preference=true spreads its settings over them, "
+            "and both ends are two"
+        )
     start = _start(settings, spec)
     checkpoint = run_folder.latest_checkpoint(folder)
     if checkpoint:

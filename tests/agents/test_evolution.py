@@ -95,6 +95,7 @@ def test_weights_that_are_left_out_stay_zero(tmp_path: Path) -> None:
         ("agent.network=scorer", "agent.algorithm=evolution does not train agent.network=scorer"),
         ("+agent.n_envs=2", "agent.n_envs=2"),
         ("+agent.momentum=1", "agent.momentum"),
+        ("preference=true", "agent.episodes=1: preference=true spreads its settings"),
     ],
 )
 def test_what_makes_no_sense_is_refused(override: str, says: str, tmp_path: Path) -> None:
