@@ -308,6 +308,7 @@ def test_a_gpu_is_needed(tmp_path: Path) -> None:
     not (importlib.util.find_spec("xllamacpp") and importlib.util.find_spec("gguf")),
     reason="needs xllamacpp and gguf, which the extra dev has where there are wheels",
 )
+@pytest.mark.slow  # beside other tests its engine seldom has the processor to itself
 def test_a_real_engine(tmp_path: Path) -> None:
     """llama.cpp: what is predicted is of the right size, where nobody takes its processor away."""
     first, last = tiny_llama.TOKEN_IDS
