@@ -160,10 +160,10 @@ class JointActions:
         mask = np.empty(len(self._candidates), dtype=np.bool_)
         finds_room = mask[: len(self._decode_at)]
         finds_room[:] = observation.open_to.take(self._decode_at)
-        if not finds_room.any():
+        if not np.count_nonzero(finds_room):  # in a quarter of the time of ``any``
             finds_room[:] = True
         if self._may_hold:  # held while nothing is under way, it would never be asked about again
-            mask[-1] = observation.engine_field("turns_in_flight").any()
+            mask[-1] = np.count_nonzero(observation.engine_field("turns_in_flight"))
         return mask
 
     def table(self, observation: Observation) -> npt.NDArray[np.float32]:

@@ -11,13 +11,21 @@ of this one.
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from conserve_gym.engine_estimates import (
+    NUMBERS,
+    OF_ARRAYS,
+    OF_FLOATS,
+    Turn,
+    numbers,
+)
 from conserve_gym.fleet import Fleet
-from conserve_gym.observation import Observation
+from conserve_gym.observation import FIELDS_OF, Observation
 
 IntArray = npt.NDArray[np.intp]
 
@@ -94,18 +102,13 @@ TABLE_COLUMNS = 3 + len(COLUMNS)
 LARGEST = 10.0
 """Scaled values are clipped to this on both sides."""
 
+_LARGEST = np.array(LARGEST, dtype=np.float32)  # NumPy takes longer for Python's numbers
+_SMALLEST = -_LARGEST
+
 _SCALE = {column.name: column.scale for column in COLUMNS}
 
-# What is computed: of every engine a number in each of these rows, then the scalars once. What a
-# placement's columns are is found among them: tables are gathered from few numbers, not computed.
-_OF_ENGINES = (
-    "turns", "prompts", "ttft_seen", "stall", "leaves_home_lacking",  # logarithms of 1 + x
-    "tbt", "product", "wait", "wait", "wait", "ttft", "ttft", "ttft",  # and of x
-    "wait_squared", "wait_squared", "wait_squared",
-    "kv", "kv_full", "tbt_seen", "away_prompts", "apart_prefill_prompts",
-)  # fmt: skip
-_LOG1P, _LOG = slice(0, 5), slice(5, 13)
-_WAIT, _TTFT, _SQUARED, _QUEUES = slice(7, 10), slice(10, 13), slice(13, 16), slice(19, 21)
+# Of every engine a number for each of ``NUMBERS`` is computed, then these once. What a placement's
+# columns are is found among them: tables are gathered from few numbers, not computed.
 _SCALARS = (
     "away", "away_later", "away_kv", "away_turns", "away_new", "away_at_door",
     "leaves_home", "leaves_home_kv", "apart_prefill", "apart_prefill_kv",
@@ -113,6 +116,11 @@ _SCALARS = (
     "hold", "hold_kv", "hold_turns", "hold_waited", "hold_at_door",
 )  # fmt: skip
 _COLOCATED, _AWAY, _AWAY_TO_HOME = range(3)  # which of the three times to the first token
+
+_KV_KNOWN = next(i for i, field in enumerate(FIELDS_OF["engines"]) if field.name == "kv_known")
+
+FEW = 12
+"""Engines up to which floats are computed with; arrays take less time for more."""
 
 
 class Estimates:
@@ -124,14 +132,18 @@ class Estimates:
 
     def __init__(self, fleet: Fleet) -> None:
         """Lay the costs out by engine."""
-        costs = np.array(fleet.costs, dtype=np.float64).T.copy()
-        self._token, self._attention, self._least, self._step, self._sequence, self._kv = costs
-        self._half_attention = self._attention / 2
-        self._capacity = np.array(fleet.kv_capacity_tokens, dtype=np.float64)
-        self._move_s, self._move_token_s = fleet.move
-        self._engines = np.arange(len(fleet.roles))
-        scales = [_SCALE[name] for name in _OF_ENGINES for _ in fleet.roles]
-        self._scales = np.array(scales + [_SCALE[name] for name in _SCALARS] + [1.0])
+        n = len(fleet.roles)
+        self._few = n <= FEW
+        self._engines = np.arange(n)
+        self._kinds = frozenset(fleet.costs)
+        costs = np.column_stack((fleet.costs, fleet.kv_capacity_tokens)).astype(np.float64)
+        self._costs = costs.tolist() if self._few else costs.T.copy()
+        elsewhere = np.concatenate((1.0 - np.eye(n), np.ones((1, n))))  # the last: of no home
+        self._pulls = elsewhere.tolist() if self._few else elsewhere
+        self._move = fleet.move
+        scales = [_SCALE[name] for name in (*NUMBERS * n, *_SCALARS)] + [1.0]
+        self._scales = np.array(scales)
+        self._pack = struct.Struct(f"{len(scales)}d").pack
         # Where every engine is set apart, none is.
         self._lay_out(np.array(fleet.apart) & (not all(fleet.apart)))
 
@@ -139,9 +151,9 @@ class Estimates:
         """Find which number each column is: by decode engine, by prefill engine, or zero."""
         engines, zero = self._engines, len(self._scales) - 1
         n = len(engines)
-        first = n * len(_OF_ENGINES)
+        first = n * len(NUMBERS)
         number = {name: first + i + 0 * engines for i, name in enumerate(_SCALARS)}
-        number |= {name: n * _OF_ENGINES.index(name) + engines for name in _OF_ENGINES}
+        number |= {name: NUMBERS.index(name) + len(NUMBERS) * engines for name in NUMBERS}
         column = {each.name: i for i, each in enumerate(COLUMNS)}
         # Offsets from the zero, which add up: a column depends on one end of a placement alone.
         by_decode = np.zeros((2, n, len(COLUMNS)), dtype=np.intp)  # at home, or not
@@ -153,7 +165,7 @@ class Estimates:
                 by_prefill[:, :, i] = number[name] - zero
             elif name in ("wait", "wait_squared", "ttft"):
                 for which in (_COLOCATED, _AWAY, _AWAY_TO_HOME):
-                    by_prefill[which, :, i] = number[name] + which * n - zero
+                    by_prefill[which, :, i] = number[name] + which - zero
             elif name.startswith("leaves_home"):
                 by_decode[1, :, i] = number[name] - zero
             elif name.startswith("apart_decode"):
@@ -208,7 +220,7 @@ class Estimates:
         Each end is summed up once, and placements add two: where there are thousands of them,
         their table is never laid out.
         """
-        of_ends = self.numbers(observation).take(self._of_ends) @ weights
+        of_ends = self.numbers(observation).take(self._of_ends).dot(weights)
         first, second = of_ends.take(ends)
         sums: npt.NDArray[np.float32] = first + second
         return sums
@@ -216,82 +228,38 @@ class Estimates:
     def numbers(self, observation: Observation) -> npt.NDArray[np.float32]:
         """Return every number that placements are described by, scaled."""
         prompt, new, home = observation["prompt"], observation["new"], observation.home
-        n = len(self._engines)
-        values = np.empty(len(self._scales))
-        rows = values[: n * len(_OF_ENGINES)].reshape(-1, n)
-        (
-            log_turns, queue, ttft_seen, stall, lacking, tbt, product, *_,
-        ) = rows[: _WAIT.start]  # fmt: skip
-        first, first_away, first_to_home = rows[_TTFT]
-        kv, kv_full, tbt_seen = rows[_SQUARED.stop : _QUEUES.start]
-        (
-            _, _, _, _, _, pinned, known, turns, decoding, waiting, _, ttft_recent, tbt_recent, _,
-            holds,
-        ) = observation.engines.T  # fmt: skip
+        alone_s = min(costs.prefill_s(new, prompt - new) for costs in self._kinds)
+        turn = Turn(prompt, new, home >= 0, alone_s, self._move)
+        n, pulls = len(self._engines), self._pulls[home]
+        if self._few:
+            rows: list[list[float]] = observation.engines.tolist()
+            of_engines: list[float] = []
+            for costs, row, pull in zip(self._costs, rows, pulls, strict=True):
+                of_engines += numbers(OF_FLOATS, costs, row, pull, turn)
+            mean_turns = sum(of_engines[:: len(NUMBERS)]) / n
+            mean_kv = sum(row[_KV_KNOWN] for row in rows) / n
+            scalars = _scalars(observation, mean_turns, mean_kv)
+            values = np.frombuffer(self._pack(*of_engines, *scalars))
+        else:
+            fields = observation.engines.T
+            columns = numbers(OF_ARRAYS, self._costs, fields, pulls, turn)
+            scalars = _scalars(observation, columns[0].mean(), fields[_KV_KNOWN].mean())
+            by_engine = np.concatenate(columns).reshape(-1, n).T.ravel()
+            values = np.concatenate((by_engine, scalars))
+        scaled: npt.NDArray[np.float32] = (values / self._scales).astype(np.float32)
+        np.minimum(scaled, _LARGEST, out=scaled)
+        return np.maximum(scaled, _SMALLEST, out=scaled)
 
-        np.maximum(prompt - holds, 0.0, out=lacking)
-        held = known * self._capacity
-        prefill = self._attention * (prompt - new / 2)
-        prefill += self._token
-        prefill *= new
-        np.maximum(prefill, self._least, out=prefill)
-        prompts = turns - decoding
-        np.maximum(prompts, 1.0, out=prompts)
-        np.multiply(self._half_attention, waiting, out=queue)
-        queue /= prompts
-        queue += self._token
-        queue *= waiting
-        np.add(queue, prefill, out=first)
-        if home >= 0:
-            pulled = np.maximum(lacking - new, 0.0)
-            pulls = (pulled > 0.0) & (self._engines != home)
-            first += pulls * (self._move_s + self._move_token_s * pulled)
-        np.add(first, self._move_s + self._move_token_s * prompt, out=first_away)
-        np.add(first, self._move_s + self._move_token_s * new, out=first_to_home)
-        share = decoding / np.maximum(pinned, 1.0)
-        np.minimum(share, 1.0, out=share)
-        share *= self._kv * held
-        batch = self._sequence * decoding
-        batch += self._step
-        batch += share
-        own = self._kv * prompt
-        own += self._sequence
-        batch += own
-        own += self._step
-        np.divide(batch, own, out=tbt)
-        np.add(waiting, new + 10.0, out=product)
-        product *= turns + 1.0
-        np.multiply(decoding, 10.0, out=stall)
-        stall *= prefill
-        log_turns[:] = turns
-        ttft_seen[:] = ttft_recent
-        tbt_seen[:] = tbt_recent
-        held += lacking
-        np.divide(held, self._capacity, out=kv)
-        np.subtract(kv, 0.8, out=kv_full)
-        np.maximum(kv_full, 0.0, out=kv_full)
-        ttft, wait = rows[_TTFT], rows[_WAIT]
-        np.divide(ttft, np.minimum.reduce(prefill), out=wait)
-        wait += 0.05
-        ttft += 0.01
-        np.log1p(rows[_LOG1P], out=rows[_LOG1P])
-        np.log(rows[_LOG], out=rows[_LOG])
-        np.multiply(wait, wait, out=rows[_SQUARED])
-        rows[_QUEUES] = queue
 
-        mean_kv = float(np.add.reduce(known)) / n
-        mean_turns = float(np.add.reduce(log_turns)) / n
-        at_door = math.log1p(observation["at_door"])
-        waited = math.log1p(observation["waited"])
-        later = float(observation.turn > 0)
-        values[n * len(_OF_ENGINES) :] = (
-            1.0, later, mean_kv, mean_turns, math.log1p(new), at_door,
-            1.0, mean_kv, 1.0, mean_kv,
-            1.0, mean_kv,
-            1.0, mean_kv, mean_turns, waited, at_door,
-            0.0,
-        )  # fmt: skip
-        values /= self._scales
-        scaled: npt.NDArray[np.float32] = values.astype(np.float32)
-        np.minimum(scaled, LARGEST, out=scaled)
-        return np.maximum(scaled, -LARGEST, out=scaled)
+def _scalars(observation: Observation, mean_turns: float, mean_kv: float) -> tuple[float, ...]:
+    """Return what ``_SCALARS`` names, and a zero."""
+    at_door = math.log1p(observation["at_door"])
+    waited = math.log1p(observation["waited"])
+    later = float(observation.turn > 0)
+    return (
+        1.0, later, mean_kv, mean_turns, math.log1p(observation["new"]), at_door,
+        1.0, mean_kv, 1.0, mean_kv,
+        1.0, mean_kv,
+        1.0, mean_kv, mean_turns, waited, at_door,
+        0.0,
+    )  # fmt: skip

@@ -120,19 +120,24 @@ class Scaler:
         self.names = tuple(
             f"{f.group}.{f.name}" for f in (*FIELDS_OF["cluster"], *FIELDS_OF["conversation"])
         ) + tuple(f"engines[{i}].{f.name}" for i in range(n_engines) for f in FIELDS_OF["engines"])
-        logarithmic = np.array([field.scale == "log" for field in fields])
-        high = np.array([field.high for field in fields])
+        self._logarithmic = np.array([field.scale == "log" for field in fields])
+        self._high = np.array([field.high for field in fields])
         # Every field is computed both ways, one of them times 0: cheaper than two gathers.
-        self._linear_factor = np.where(logarithmic, 0.0, 1.0 / high)
-        self._log_factor = np.where(logarithmic, 1.0 / np.log1p(high), 0.0)
+        self._linear_factor = np.where(self._logarithmic, 0.0, 1.0 / self._high)
+        self._log_factor = np.where(self._logarithmic, 1.0 / np.log1p(self._high), 0.0)
 
     def __call__(self, raw: FloatArray) -> npt.NDArray[np.float32]:
         """Scale a flat raw observation of shape (size,)."""
         scaled = np.log1p(raw)
         scaled *= self._log_factor
         scaled += raw * self._linear_factor
-        # NaN passes through: the runtime must see it.
         return np.minimum(scaled, 1.0).astype(np.float32)
+
+    def largest_raw(self, scaled: npt.NDArray[np.float32]) -> FloatArray:
+        """Return the largest raw values that are scaled to such: of 1 and above it, infinity."""
+        logarithmic = np.expm1(scaled * np.log1p(self._high))
+        raw = np.where(self._logarithmic, logarithmic, scaled * self._high)
+        return np.where(scaled >= 1.0, np.inf, raw)
 
 
 def split(scaled: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:

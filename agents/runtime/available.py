@@ -15,7 +15,8 @@ from conserve_gym.placement import HOLD, Placement
 
 def has_room(observation: Observation, up: Sequence[bool]) -> bool:
     """Return whether the door may open: an engine that is up takes the conversation."""
-    return bool((observation.open_to & np.array(up)).any())
+    open_to = observation.open_to if all(up) else observation.open_to & np.array(up)
+    return bool(np.count_nonzero(open_to))
 
 
 def decision(
@@ -33,9 +34,11 @@ def decision(
         up: Whether each engine is up; where none of those that decode is, all are tried.
         must_place: Whether a policy that may hold the conversation must not.
     """
+    if all(up):
+        return scheduler.decision(observation, must_place=must_place)
     fleet = observation.fleet
     decoders = [engine for engine in fleet.decoders if up[engine]]
-    if all(up) or not decoders:
+    if not decoders:
         return scheduler.decision(observation, must_place=must_place)
     among = replace(observation, open_to=observation.open_to & np.array(up))
     chosen = scheduler.decision(among, must_place=must_place)

@@ -19,7 +19,7 @@ from conserve_gym.agents.runtime.scorer import Scorer
 from conserve_gym.deployment import DEFAULT_DEPLOYMENT, Deployment
 from conserve_gym.fleet import Fleet
 from conserve_gym.ledger import Ledger, Placed
-from conserve_gym.observation import Observation, Scaler
+from conserve_gym.observation import FloatArray, Observation, Scaler
 from conserve_gym.observer import Observer
 from conserve_gym.placement import Placement
 
@@ -149,24 +149,25 @@ class Scheduler:
             if not artifact.serves(observation.fleet):
                 return self._fall_back(observation, "the policy does not serve these engines")
             self._fit(artifact, observation.fleet)
-        scaled = self._scaler(observation.raw)
+        raw = observation.raw
         # A NaN fails both comparisons.
-        inside = (scaled >= self._low) & (scaled <= self._high)
-        if not inside.all():
-            return self._fall_back(observation, self._what_is_off(scaled, int(inside.argmin())))
-        scores = self._scores(artifact.network, scaled, observation)
+        inside = (raw >= self._least) & (raw <= self._largest)
+        if np.count_nonzero(inside) < len(raw):
+            return self._fall_back(observation, self._what_is_off(raw, int(inside.argmin())))
+        scores = self._scores(artifact.network, observation)
         mask = self._actions.mask(observation)
         if must_place and self._may_hold:
             mask[-1] = False
-        action = int(np.where(mask, scores, -np.inf).argmax())
+        action = int(scores.argmax())
+        if not mask[action]:
+            action = int(np.where(mask, scores, -np.inf).argmax())
         return Decision(self._actions.placement(observation, action), action, scores, "")
 
-    def _scores(
-        self, network: Mlp | Scorer | Linear, scaled: Float32Array, observation: Observation
-    ) -> Float32Array:
+    def _scores(self, network: Mlp | Scorer | Linear, observation: Observation) -> Float32Array:
         preference = self._preference
         if isinstance(network, Linear):
             return self._actions.weighted(observation, network.at(preference or 0.0))
+        scaled = self._scaler(observation.raw)
         if preference is not None:
             scaled = np.concatenate((np.array([preference], dtype=np.float32), scaled))
         if isinstance(network, Mlp):
@@ -190,14 +191,16 @@ class Scheduler:
         self._scaler = Scaler(len(fleet.roles))
         low, high = artifact.seen(len(fleet.roles))
         self._low, self._high = low - SEEN_MARGIN, high + SEEN_MARGIN
+        self._least = self._scaler.largest_raw(self._low)
+        self._largest = self._scaler.largest_raw(self._high)
 
     def _fall_back(self, observation: Observation, reason: str) -> Decision:
         self.fallbacks += 1
         placement = rules.place(observation, disaggregate=observation.fleet.can_disaggregate)
         return Decision(placement, -1, np.empty(0, dtype=np.float32), reason)
 
-    def _what_is_off(self, scaled: Float32Array, index: int) -> str:
-        name = self._scaler.names[index]
+    def _what_is_off(self, raw: FloatArray, index: int) -> str:
+        name, scaled = self._scaler.names[index], self._scaler(raw)
         if np.isnan(scaled[index]):
             return f"{name} is not a number"
         return (

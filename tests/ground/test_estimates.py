@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conserve_gym import estimates as estimates_module
 from conserve_gym.actions import Actions, JointActions, TurnActions
 from conserve_gym.costs import EngineCosts, MoveCosts
 from conserve_gym.estimates import COLUMNS, LARGEST, READS, TABLE_COLUMNS, Estimates
@@ -179,3 +180,12 @@ def test_kv_once_placed_is_what_is_held_and_what_is_lacking() -> None:
     seen = observed(of, new=200.0, turn=1, home=0, kv_known=[0.5, 0.5], holds=[800.0, 0.0])
     assert estimate(seen, 0, 0)["kv"] == pytest.approx(0.5 + 200.0 / 10_000, abs=1e-5)
     assert estimate(seen, 1, 1)["kv"] == pytest.approx(0.5 + 1000.0 / 10_000, abs=1e-5)
+
+
+@given(observations())
+def test_few_engines_are_computed_as_many_are(seen: Observation) -> None:
+    few = JointActions(seen.fleet, may_hold=True).table(seen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimates_module, "FEW", 0)
+        many = JointActions(seen.fleet, may_hold=True).table(seen)
+    np.testing.assert_allclose(few, many, rtol=1e-5, atol=1e-5)
