@@ -11,7 +11,7 @@ import time
 from collections import deque
 
 from conserve_gym.agents.router.errors import ApiError
-from conserve_gym.agents.router.metrics import Metrics, reason
+from conserve_gym.agents.router.metrics import Metrics
 from conserve_gym.agents.runtime.runtime import Runtime
 from conserve_gym.agents.runtime.scheduler import Decision
 
@@ -85,5 +85,5 @@ class Door:
         if decision is not None:
             self._metrics.decision_s.observe(time.perf_counter() - began)
             kind = "disaggregate" if decision.placement.disaggregates else "colocate"
-            self._metrics.decisions.labels(kind, reason(decision.fallback)).inc()
+            self._metrics.decisions.labels(kind, decision.by).inc()
         return decision

@@ -76,16 +76,3 @@ class Metrics:
         self.shadow_disagreements = Gauge(
             "conserve_shadow_disagreements", "Of these, that differ", registry=r
         )
-
-
-def reason(fallback: str) -> str:
-    """Return a decision's reason in one of few words."""
-    if not fallback:
-        return "policy"
-    if "is down" in fallback:
-        return "engine_down"
-    if "outside" in fallback or "not a number" in fallback:
-        return "outside_training"
-    if "does not serve" in fallback:
-        return "other_fleet"
-    return "no_policy"

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from conserve_gym import rules
-from conserve_gym.agents.runtime.scheduler import Decision, Scheduler
+from conserve_gym.agents.runtime.scheduler import DecidedBy, Decision, Scheduler
 from conserve_gym.observation import Observation
 from conserve_gym.placement import HOLD, Placement
 
@@ -57,4 +57,4 @@ def decision(
     else:
         placement = Placement(decode_at, decode_at)
     reason = f"engine {down} is down" + (f"; {chosen.fallback}" if chosen.fallback else "")
-    return Decision(placement, -1, chosen.scores, reason)
+    return Decision(placement, -1, chosen.scores, reason, DecidedBy.ENGINE_DOWN)

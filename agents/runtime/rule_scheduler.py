@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from conserve_gym.agents.runtime.scheduler import Decision, Scheduler
+from conserve_gym.agents.runtime.scheduler import DecidedBy, Decision, Scheduler
 from conserve_gym.errors import ConServeGymError
 from conserve_gym.observation import Observation
 from conserve_gym.placement import HOLD
@@ -37,7 +37,8 @@ class RuleScheduler(Scheduler):
         try:
             placement = self._rule.decide(observation)
         except ConServeGymError as error:
-            return self._fall_back(observation, str(error))
+            return self._fall_back(observation, DecidedBy.NO_POLICY, str(error))
         if must_place and placement == HOLD:
-            return self._fall_back(observation, "the rule would hold it for longer than the door")
-        return Decision(placement, -1, np.empty(0, dtype=np.float32), "")
+            reason = "the rule would hold it for longer than the door"
+            return self._fall_back(observation, DecidedBy.NO_POLICY, reason)
+        return Decision(placement, -1, np.empty(0, dtype=np.float32))

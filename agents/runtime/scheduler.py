@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,16 @@ SEEN_MARGIN = np.float32(0.05)
 FALLBACK_RULE = "disaggregate where the roles allow it, to the decoder with most free KV"
 
 
+class DecidedBy(StrEnum):
+    """Why a decision is what it is, in few words."""
+
+    POLICY = "policy"
+    NO_POLICY = "no_policy"
+    OTHER_FLEET = "other_fleet"
+    OUTSIDE_TRAINING = "outside_training"
+    ENGINE_DOWN = "engine_down"
+
+
 class Decision(NamedTuple):
     """A decision and how it came about.
 
@@ -39,12 +50,14 @@ class Decision(NamedTuple):
         action: The action chosen; -1 where the rule decided.
         scores: The network's scores; empty where the rule decided.
         fallback: Why the rule decided; empty where the network did.
+        by: The same in few words.
     """
 
     placement: Placement
     action: int
     scores: Float32Array
-    fallback: str
+    fallback: str = ""
+    by: DecidedBy = DecidedBy.POLICY
 
 
 class Scheduler:
@@ -144,16 +157,19 @@ class Scheduler:
         self.decisions += 1
         artifact = self.artifact
         if artifact is None:
-            return self._fall_back(observation, self.reason)
+            return self._fall_back(observation, DecidedBy.NO_POLICY, self.reason)
         if observation.fleet is not self._fleet:
             if not artifact.serves(observation.fleet):
-                return self._fall_back(observation, "the policy does not serve these engines")
+                return self._fall_back(
+                    observation, DecidedBy.OTHER_FLEET, "the policy does not serve these engines"
+                )
             self._fit(artifact, observation.fleet)
         raw = observation.raw
         # A NaN fails both comparisons.
         inside = (raw >= self._least) & (raw <= self._largest)
         if np.count_nonzero(inside) < len(raw):
-            return self._fall_back(observation, self._what_is_off(raw, int(inside.argmin())))
+            off = self._what_is_off(raw, int(inside.argmin()))
+            return self._fall_back(observation, DecidedBy.OUTSIDE_TRAINING, off)
         scores = self._scores(artifact.network, observation)
         mask = self._actions.mask(observation)
         if must_place and self._may_hold:
@@ -161,7 +177,7 @@ class Scheduler:
         action = int(scores.argmax())
         if not mask[action]:
             action = int(np.where(mask, scores, -np.inf).argmax())
-        return Decision(self._actions.placement(observation, action), action, scores, "")
+        return Decision(self._actions.placement(observation, action), action, scores)
 
     def _scores(self, network: Mlp | Scorer | Linear, observation: Observation) -> Float32Array:
         preference = self._preference
@@ -194,10 +210,10 @@ class Scheduler:
         self._least = self._scaler.largest_raw(self._low)
         self._largest = self._scaler.largest_raw(self._high)
 
-    def _fall_back(self, observation: Observation, reason: str) -> Decision:
+    def _fall_back(self, observation: Observation, by: DecidedBy, reason: str) -> Decision:
         self.fallbacks += 1
         placement = rules.place(observation, disaggregate=observation.fleet.can_disaggregate)
-        return Decision(placement, -1, np.empty(0, dtype=np.float32), reason)
+        return Decision(placement, -1, np.empty(0, dtype=np.float32), reason, by)
 
     def _what_is_off(self, raw: FloatArray, index: int) -> str:
         name, scaled = self._scaler.names[index], self._scaler(raw)
