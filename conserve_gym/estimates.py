@@ -120,7 +120,8 @@ _COLOCATED, _AWAY, _AWAY_TO_HOME = range(3)  # which of the three times to the f
 _KV_KNOWN = next(i for i, field in enumerate(FIELDS_OF["engines"]) if field.name == "kv_known")
 
 FEW = 12
-"""Engines up to which floats are computed with; arrays take less time for more."""
+"""Engines up to which floats are computed with: with 12 a decision takes 72 us instead of 84, and
+with 16 it takes as long."""
 
 
 class Estimates:
@@ -135,7 +136,7 @@ class Estimates:
         n = len(fleet.roles)
         self._few = n <= FEW
         self._engines = np.arange(n)
-        self._kinds = frozenset(fleet.costs)
+        self._kinds = frozenset(fleet.costs)  # most fleets have one or two
         costs = np.column_stack((fleet.costs, fleet.kv_capacity_tokens)).astype(np.float64)
         self._costs = costs.tolist() if self._few else costs.T.copy()
         elsewhere = np.concatenate((1.0 - np.eye(n), np.ones((1, n))))  # the last: of no home
